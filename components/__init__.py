@@ -1,0 +1,1 @@
+"""What selfsight does, in plain Python: no orchestrator is known here."""

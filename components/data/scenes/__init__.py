@@ -1,0 +1,1 @@
+"""Scenes: a seeded generator of small pictures with full ground truth."""

@@ -1,0 +1,158 @@
+"""Where services live and secrets come from: the only module that reads the environment."""
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from components.errors import UserError
+
+NO_TELEMETRY = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DVC_NO_ANALYTICS": "1",
+    "GX_ANALYTICS_ENABLED": "false",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+SAFE_DEFAULTS = {
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+class Settings(BaseSettings):
+    """Everything that differs between two machines that run the same pipeline.
+
+    Values come from `SELFSIGHT_*` variables, then from `.env` in the project's root, then from the defaults,
+    which need no server and no account.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="SELFSIGHT_", env_file=".env", extra="ignore", frozen=True)
+
+    root: Path = Field(default_factory=Path.cwd, description="the working tree of the project")
+    home: Path | None = Field(
+        None,
+        description="folder that holds state outside DVC; default: the main working tree, also from a worktree",
+    )
+    mlflow_uri: str | None = Field(None, description="MLflow tracking and registry; default: SQLite in `home`")
+    mlflow_experiment: str = Field("selfsight", description="MLflow experiment of every run")
+    artifact_root: str | None = Field(None, description="MLflow artifacts: a folder or s3:// URI; default: in `home`")
+    model_name: str = Field("backbone", description="name of the registered model")
+    s3_endpoint: str | None = Field(None, description="URL of an S3-compatible server; default: AWS")
+    s3_bucket: str | None = Field(None, description="bucket of the DVC remote; none: nothing is shared")
+    s3_prefix: str = Field("selfsight", description="key prefix inside the bucket")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of training and inference")
+    processes: int = Field(1, ge=1, description="training processes on this machine")
+    threads: int | None = Field(None, ge=1, description="CPU threads of one process; default: cores / processes")
+    cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
+    checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
+    journal_dir: Path | None = Field(None, description="tracking journal; default: .journal in `home`")
+    parent_run_id: str | None = Field(None, description="MLflow run of the pipeline that a stage belongs to")
+    lifeline: int | None = Field(None, description="process id of the orchestrator; a stage ends when it is gone")
+    exit_file: Path | None = Field(None, description="file that receives a stage's own exit code and message")
+
+    def torch_device(self) -> str:
+        """The device to compute on: `cpu` or `cuda`.
+
+        Raises:
+            UserError: if `cuda` is asked for and there is none.
+        """
+        import torch
+
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise UserError("SELFSIGHT_DEVICE=cuda, but torch sees no GPU", remedy="set it to auto or cpu")
+        return "cuda" if available and self.device != "cpu" else "cpu"
+
+    def thread_count(self) -> int:
+        """CPU threads of one training process."""
+        return self.threads or max(1, len(os.sched_getaffinity(0)) // self.processes)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow tracking and registry URI."""
+        return self.mlflow_uri or f"sqlite:///{self._home}/mlflow.db"
+
+    @property
+    def artifacts(self) -> str:
+        """Where MLflow stores artifacts when no tracking server decides."""
+        return self.artifact_root or f"{self._home}/mlartifacts"
+
+    @property
+    def cache(self) -> Path:
+        """Content-addressed cache folder."""
+        return self.cache_dir or self._home / ".cache" / "selfsight"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of training checkpoints."""
+        return self.checkpoint_dir or self._home / ".checkpoints"
+
+    @property
+    def journals(self) -> Path:
+        """Folder of the tracking journals."""
+        return self.journal_dir or self._home / ".journal"
+
+    @property
+    def _home(self) -> Path:
+        return self.home or _main_worktree(self.root)
+
+
+@cache
+def _main_worktree(root: Path) -> Path:
+    """The main working tree: worktrees and `dvc exp run --temp` copies must share its state."""
+    answer = subprocess.run(
+        ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"],
+        cwd=root, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    common = Path(answer.stdout.strip()) if answer.returncode == 0 else None
+    if common is None or common.name != ".git":
+        return root
+    return _origin_of_experiment(common.parent)
+
+
+def _origin_of_experiment(tree: Path) -> Path:
+    """`dvc exp run --temp` clones into ROOT/.dvc/tmp/exps/…: ROOT, else the tree itself."""
+    parts = tree.parts
+    for index in range(len(parts) - 3):
+        if parts[index : index + 3] == (".dvc", "tmp", "exps"):
+            return Path(*parts[:index])
+    return tree
+
+
+@cache
+def get_settings() -> Settings:
+    """The settings of this process, read once.
+
+    Raises:
+        UserError: naming the variable and what it may be.
+    """
+    quiet_environment()
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "SELFSIGHT_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UserError(f"{name} is {first.get('input')!r}", remedy=first["msg"]) from None
+
+
+def quiet_environment() -> None:
+    """Turns every telemetry off and sets safe defaults for libraries, for this process and its children."""
+    os.environ.update(NO_TELEMETRY)
+    for name, value in SAFE_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def child_environment(**settings: str | None) -> dict[str, str]:
+    """The environment for a child process, with `SELFSIGHT_<NAME>` set for each given setting that is not None."""
+    quiet_environment()
+    given = {f"SELFSIGHT_{name.upper()}": value for name, value in settings.items() if value is not None}
+    return {**os.environ, **given}

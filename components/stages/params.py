@@ -1,0 +1,73 @@
+"""`params.yaml` as one model: every section is written next to the code that uses it."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from components.curation.checks import ValidateParams
+from components.curation.deduplication import DedupParams
+from components.curation.embedding import EmbedParams
+from components.curation.retrieval import RetrieveParams
+from components.data.ingest import IngestParams
+from components.data.snapshot import SnapshotParams
+from components.errors import UserError
+from components.evaluation.report import EvaluateParams
+from components.parameters import Params, validate
+from components.registry.gates import RetrainParams
+from components.registry.release import ReleaseParams
+from components.training.distill import DistillParams
+from components.training.pretrain import PretrainParams
+
+
+class PipelineParams(Params):
+    """Every knob of the pipeline."""
+
+    snapshot: SnapshotParams = Field(description="which images, read by `selfsight snapshot`")
+    ingest: IngestParams = Field(description="images to manifest and shards")
+    validate_: ValidateParams = Field(alias="validate", description="checks of the manifest")
+    embed: EmbedParams = Field(description="one vector an image")
+    dedup: DedupParams = Field(description="near-duplicates and leaks")
+    retrieve: RetrieveParams = Field(description="images like those one cares about")
+    pretrain: PretrainParams = Field(description="self-supervised pretraining")
+    distill: DistillParams = Field(description="a smaller student")
+    evaluate: EvaluateParams = Field(description="frozen features on downstream tasks")
+    release: ReleaseParams = Field(description="the artifact to register")
+    retrain: RetrainParams = Field(description="schedule and gates")
+
+    def section(self, name: str) -> Params:
+        """The section of that name in params.yaml."""
+        found = getattr(self, "validate_" if name == "validate" else name)
+        assert isinstance(found, Params)
+        return found
+
+
+def load_params(path: Path) -> PipelineParams:
+    """Reads and checks a whole `params.yaml`.
+
+    Raises:
+        UserError: if the file is absent, is no YAML mapping, or does not fit, naming key, value and remedy.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", remedy="run in the root of the project") from None
+    return parse_params(text, where=str(path))
+
+
+def parse_params(text: str, *, where: str) -> PipelineParams:
+    """Checks the text of a `params.yaml`; as `load_params`."""
+    return validate(PipelineParams, _mapping(text, where), where=where)
+
+
+def _mapping(text: str, where: str) -> dict[str, Any]:
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        values = YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        line = str(error).strip().replace("\n", " ")
+        raise UserError(f"{where}: not valid YAML ({line})", remedy="mend that line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{where}: holds no sections", remedy="restore it with `git checkout params.yaml`")
+    return values

@@ -1,0 +1,106 @@
+"""What every stage does around its own work."""
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, TypeVar
+
+from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.parameters import Params
+from components.settings import Settings, get_settings
+from components.stages import paths
+from components.stages.lifeline import follow_parents
+from components.stages.params import PipelineParams, load_params
+from components.stages.publish import publish
+from components.tracking import Run, start_run
+
+P = TypeVar("P", bound=Params)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage is given beside its parameters."""
+
+    run: Run
+    """The open MLflow run of the stage."""
+    settings: Settings
+    """Where services live."""
+    all_params: PipelineParams
+    """Every section of params.yaml, for a stage that records them."""
+
+
+Body = Callable[[P, StageContext], Mapping[str, float]]
+
+
+def execute(name: str, params_type: type[P], body: Body[P]) -> NoReturn:
+    """Runs one stage as a process and exits.
+
+    Exit codes: 0 done; 2 a `UserError`, shown as one line; 143 stopped by SIGTERM; whatever `SystemExit` the body
+    raises; 1 anything else, with a traceback.
+
+    Args:
+        name: the stage, as in dvc.yaml and params.yaml.
+        params_type: model of its section.
+        body: the work; it writes the outs through `publish` and returns flat metrics.
+    """
+    _configure_logging()
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    code, message = 0, ""
+    try:
+        _run(name, params_type, body)
+    except UserError as error:
+        code, message = USER_ERROR_EXIT_CODE, str(error)
+        sys.stderr.write(f"{name}: {message}\n")
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+        _report(name, code, f"stopped with exit code {code}")
+        raise
+    except BaseException as error:
+        _report(name, 1, f"{type(error).__name__}: {error}")
+        raise
+    _report(name, code, message)
+    sys.exit(code)
+
+
+def _run(name: str, params_type: type[P], body: Body[P]) -> None:
+    settings = get_settings()
+    follow_parents(settings.lifeline)
+    all_params = load_params(paths.PARAMS)
+    params = all_params.section(name)
+    assert isinstance(params, params_type)
+    tags = {"stage": name}
+    with start_run(name, params=params.model_dump(mode="json"), tags=tags, settings=settings) as run:
+        start = time.monotonic()
+        metrics = body(params, StageContext(run, settings, all_params))
+        run.log_metrics({**metrics, "seconds": time.monotonic() - start})
+        write_json(paths.METRICS / f"{name}.json", dict(sorted(metrics.items())))
+        write_json(paths.RUNS / f"{name}.json", {"run_id": run.run_id})
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Writes a small JSON file whole, readable by people, with a final newline."""
+    with publish(path) as partial:
+        partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+def _report(name: str, code: int, message: str) -> None:
+    """Leaves the exit code where the orchestrator finds it: `dvc repro` turns every failure into 255."""
+    exit_file = get_settings().exit_file
+    if exit_file is not None:
+        exit_file.write_text(json.dumps({"stage": name, "code": code, "message": message}))
+
+
+def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    for noisy in ("httpx", "botocore", "urllib3", "great_expectations", "matplotlib", "alembic", "PIL"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
