@@ -1,6 +1,7 @@
 """What every test shares."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,13 +10,23 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from components.settings import Settings, get_settings, quiet_environment  # noqa: E402
+from components.tracking import initialise_database  # noqa: E402
 
 quiet_environment()
 
 
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real MLflow database without runs; making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    initialise_database(Settings(root=folder, home=folder, _env_file=None))
+    return folder / "mlflow.db"
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    """Settings whose every folder and service is below the test's own folder."""
+def settings(tmp_path: Path, empty_database: Path) -> Settings:
+    """Settings whose every folder and service is the test's own."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     return Settings(root=tmp_path, home=tmp_path, _env_file=None)
 
 

@@ -12,8 +12,6 @@ from components.tracking.code_version import code_version
 from components.tracking.locking import file_lock
 
 KEY_TAG = "selfsight.run_key"
-_TIMEOUT_SECONDS = "10"
-_RETRIES = "2"
 
 
 @cache
@@ -24,8 +22,6 @@ def client(settings: Settings | None = None) -> Any:
         mlflow.exceptions.MlflowException: if the server cannot be reached.
     """
     settings = settings or get_settings()
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", _TIMEOUT_SECONDS)
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", _RETRIES)
     import mlflow
     from mlflow import MlflowClient
 

@@ -44,8 +44,8 @@ def draw_background(seed: int, number: int, part: int) -> Background:
         axis=(float(np.cos(angle)), float(np.sin(angle))),
         frequency=uniform(rng, 0.0, 1.0),
         lattice=rng.random((LATTICE, LATTICE)),
-        far=uniform(rng, 7.0, 10.0),
-        tilt=(uniform(rng, -0.8, 0.8), uniform(rng, -1.5, 0.0)),
+        far=uniform(rng, 20.0, 26.0),
+        tilt=(uniform(rng, -1.5, 1.5), uniform(rng, -3.0, 0.0)),
     )
 
 
@@ -123,5 +123,5 @@ def paint(scene: Background, x: Field, y: Field) -> Float[np.ndarray, "height wi
 
 
 def depth(scene: Background, x: Field, y: Field) -> Field:
-    """Return the background's depth, above 4."""
+    """Return the background's depth, above 15, farther than any object."""
     return scene.far + scene.tilt[0] * x + scene.tilt[1] * y

@@ -15,7 +15,7 @@ from components.data.scenes.spec import VERSION
 
 T = TypeVar("T")
 
-PURPOSES = ("plan", "scene", "instance", "background", "noise", "copy", "off_topic", "broken", "clip", "name")
+PURPOSES = ("plan", "scene", "instance", "background", "noise", "plant", "pose", "clip")
 
 
 def stream(seed: int, purpose: str, number: int, part: int = 0) -> Generator:

@@ -11,6 +11,10 @@ from components.data.scenes.draws import Generator, colour, sign, stream, unifor
 from components.data.scenes.spec import ScenesSpec
 
 TRAIN, EVAL = 0, 1
+"""Parts of a set, as numbers in streams."""
+
+TWIN = 10_000
+"""Instance `TWIN + n` is another individual with the colours of instance n."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,11 @@ def draw_instance(spec: ScenesSpec, category: str, number: int) -> Instance:
     rng = stream(spec.seed, "instance", number, spec.categories.index(category))
     dark, light = uniform(rng, 0.10, 0.30), uniform(rng, 0.68, 0.92)
     first, second = (dark, light) if rng.random() < 0.5 else (light, dark)
+    colours = np.stack([colour(rng, first, uniform(rng, 0.1, 0.35)), colour(rng, second, uniform(rng, 0.1, 0.35))])
     return Instance(
         category=category,
         number=number,
-        colours=np.stack([colour(rng, first, uniform(rng, 0.1, 0.35)), colour(rng, second, uniform(rng, 0.1, 0.35))]),
+        colours=draw_instance(spec, category, number - TWIN).colours if number >= TWIN else colours,
         frequency=uniform(rng, 0.0, 1.0),
         phase=uniform(rng, 0.0, 1.0),
         second_phase=uniform(rng, 0.0, 1.0),
@@ -100,14 +105,14 @@ def draw_instance(spec: ScenesSpec, category: str, number: int) -> Instance:
 
 
 def draw_pose(rng: Generator) -> Pose:
-    """Draw a pose that keeps nearly the whole object in the picture."""
-    scale = uniform(rng, 0.58, 0.88)
-    room = 1.08 - scale
+    """Draw a pose that keeps most of the object in the picture."""
+    scale = uniform(rng, 0.5, 0.85)
+    room = 1.15 - scale
     return Pose(
         x=uniform(rng, -room, room),
         y=uniform(rng, -room, room),
         scale=scale,
-        rotation=uniform(rng, -0.6, 0.6),
+        rotation=uniform(rng, -0.9, 0.9),
         mirrored=rng.random() < 0.5,
     )
 
@@ -153,7 +158,7 @@ def _companion_pose(rng: Generator, main: Pose) -> Pose:
         x=side[0] * uniform(rng, 0.55, 0.8),
         y=side[1] * uniform(rng, 0.55, 0.8),
         scale=uniform(rng, 0.26, 0.36),
-        rotation=uniform(rng, -0.6, 0.6),
+        rotation=uniform(rng, -0.9, 0.9),
         mirrored=sign(rng) < 0,
     )
 
