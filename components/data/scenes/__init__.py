@@ -1,1 +1,1 @@
-"""Scenes: a seeded generator of small pictures with full ground truth."""
+"""Scenes: a seeded generator of small pictures with full ground truth, the default source."""

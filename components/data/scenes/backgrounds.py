@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from components.data.scenes.draws import colour, pick, stream, uniform
 from components.data.scenes.textures import step, wave
 
-Field = Float[np.ndarray, "height width"]
+Field = Float[NDArray[np.float64], "height width"]
 LATTICE = 9
 
 
@@ -19,11 +20,11 @@ class Background:
 
     name: str
     family: str
-    colours: Float[np.ndarray, "3 3"]
+    colours: Float[NDArray[np.float64], "3 3"]
     axis: tuple[float, float]
     """Unit vector of the pattern's direction."""
     frequency: float
-    lattice: Float[np.ndarray, "grid grid"]
+    lattice: Float[NDArray[np.float64], "grid grid"]
     """Random numbers in [0, 1) that patterns take their irregularity from."""
     far: float
     """Depth at the centre; objects stand nearer."""
@@ -49,7 +50,7 @@ def draw_background(seed: int, number: int, part: int) -> Background:
     )
 
 
-def interpolate(lattice: Float[np.ndarray, "grid grid"], x: Field, y: Field) -> Field:
+def interpolate(lattice: Float[NDArray[np.float64], "grid grid"], x: Field, y: Field) -> Field:
     """Smooth noise: the lattice over [-1, 1]² interpolated along rows and columns.
 
     Args:
@@ -60,10 +61,10 @@ def interpolate(lattice: Float[np.ndarray, "grid grid"], x: Field, y: Field) -> 
     return _weights(y[:, 0], len(lattice)) @ lattice @ _weights(x[0], len(lattice)).T
 
 
-def _weights(t: Float[np.ndarray, " n"], nodes: int) -> Float[np.ndarray, "n nodes"]:
+def _weights(t: Float[NDArray[np.float64], " n"], nodes: int) -> Float[NDArray[np.float64], "n nodes"]:
     distance = np.abs((t[:, None] + 1.0) * (0.5 * (nodes - 1)) - np.arange(nodes))
     near = np.clip(1.0 - distance, 0.0, 1.0)
-    weights: Float[np.ndarray, "n nodes"] = near * near * (3.0 - 2.0 * near)
+    weights: Float[NDArray[np.float64], "n nodes"] = near * near * (3.0 - 2.0 * near)
     return weights
 
 
@@ -113,12 +114,12 @@ FAMILIES: Mapping[str, Callable[[Background, Field, Field], Field]] = {
 """Patterns of backgrounds: how far each point lies from the first towards the second colour."""
 
 
-def paint(scene: Background, x: Field, y: Field) -> Float[np.ndarray, "height width 3"]:
+def paint(scene: Background, x: Field, y: Field) -> Float[NDArray[np.float64], "height width 3"]:
     """Return the background's colours in [0, 1] on a grid of rows y [height, 1] and columns x [1, width]."""
     weight = FAMILIES[scene.family](scene, x, y)
     across = np.clip(0.5 + 0.35 * (scene.axis[1] * x - scene.axis[0] * y), 0.0, 1.0) * 0.5
     first, second, third = scene.colours
-    blend = first + weight[..., None] * (second - first)
+    blend: Float[NDArray[np.float64], "height width 3"] = first + weight[..., None] * (second - first)
     return blend + across[..., None] * (third - blend)
 
 

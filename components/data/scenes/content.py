@@ -3,11 +3,12 @@
 from dataclasses import replace
 from io import BytesIO
 
+from numpy.random import Generator
 from PIL import Image
 
 from components.data.scenes.actions import MIN_MOTION, clip_layouts, motion
 from components.data.scenes.broken import break_file, draw_broken_kind
-from components.data.scenes.draws import Generator, stream
+from components.data.scenes.draws import stream
 from components.data.scenes.layout import EVAL, Layout, Placed, Pose, draw_layout, draw_pose
 from components.data.scenes.off_topic import draw_off_topic, draw_off_topic_kind
 from components.data.scenes.plan import Entry, entry

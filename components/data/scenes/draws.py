@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.random import Generator
+from numpy.typing import NDArray
 
 from components.data.scenes.spec import VERSION
 
@@ -51,12 +52,12 @@ def sign(rng: Generator) -> float:
     return 1.0 if rng.random() < 0.5 else -1.0
 
 
-def permutation(rng: Generator, n: int) -> Int[np.ndarray, " n"]:
+def permutation(rng: Generator, n: int) -> Int[NDArray[np.int64], " n"]:
     """Draw an order of 0 … n - 1."""
     return np.argsort(rng.random(n), kind="stable")
 
 
-def colour(rng: Generator, luminance: float, chroma: float) -> Float[np.ndarray, " 3"]:
+def colour(rng: Generator, luminance: float, chroma: float) -> Float[NDArray[np.float64], " 3"]:
     """Draw a colour of a given luminance (0 … 1, Rec. 601 weights) and of any hue.
 
     Args:

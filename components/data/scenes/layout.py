@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.random import Generator
+from numpy.typing import NDArray
 
 from components.data.scenes.backgrounds import Background, draw_background
-from components.data.scenes.draws import Generator, colour, sign, stream, uniform
+from components.data.scenes.draws import colour, sign, stream, uniform
 from components.data.scenes.spec import ScenesSpec
 
 TRAIN, EVAL = 0, 1
@@ -23,7 +25,7 @@ class Instance:
 
     category: str
     number: int
-    colours: Float[np.ndarray, "2 3"]
+    colours: Float[NDArray[np.float64], "2 3"]
     frequency: float
     phase: float
     second_phase: float
@@ -57,7 +59,7 @@ class Light:
     direction: tuple[float, float]
     strength: float
     exposure: float
-    tint: Float[np.ndarray, " 3"]
+    tint: Float[NDArray[np.float64], " 3"]
 
 
 @dataclass(frozen=True)

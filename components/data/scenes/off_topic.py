@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from jaxtyping import UInt8
 from numpy.random import Generator
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from components.data.scenes.draws import below, colour, pick, uniform
@@ -74,7 +75,7 @@ def _lines(rng: Generator, size: int) -> Picture:
 def _noise(rng: Generator, size: int) -> Picture:
     """Draw coloured noise in coarse grains."""
     grains = 6 + below(rng, 20)
-    values: UInt8[np.ndarray, "grains grains 3"] = (rng.random((grains, grains, 3)) * 256.0).astype(np.uint8)
+    values: UInt8[NDArray[np.uint8], "grains grains 3"] = (rng.random((grains, grains, 3)) * 256.0).astype(np.uint8)
     return Image.fromarray(values).resize((size, size), Image.Resampling.NEAREST)
 
 

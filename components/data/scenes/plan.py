@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
+from numpy.random import Generator
+
 from components.data.scenes.actions import FRAMES
-from components.data.scenes.draws import Generator, below, permutation, pick, stream
+from components.data.scenes.draws import below, permutation, pick, stream
 from components.data.scenes.layout import EVAL, TRAIN, TWIN
 from components.data.scenes.planting import TRANSFORMS
 from components.data.scenes.spec import ScenesSpec
@@ -45,7 +47,9 @@ class Entry:
         """Path of the file: part, class and a number that tells nothing."""
         offset = 2_654_435_769 if self.part == TRAIN else 1_013_904_223
         number = (self.index * 2_246_822_519 + offset) % 2**32
-        return f"{'train' if self.part == TRAIN else 'eval'}/{self.category}/{number:010d}.{'png' if self.png else 'jpg'}"
+        return (
+            f"{'train' if self.part == TRAIN else 'eval'}/{self.category}/{number:010d}.{'png' if self.png else 'jpg'}"
+        )
 
 
 def entry(spec: ScenesSpec, part: int, index: int) -> Entry:
@@ -105,9 +109,7 @@ def _kinds(spec: ScenesSpec, rng: Generator) -> list[str]:
     return kinds
 
 
-def _assign(
-    spec: ScenesSpec, one: Entry, kind: str, earlier: list[Entry], clip: list[Entry], rng: Generator
-) -> Entry:
+def _assign(spec: ScenesSpec, one: Entry, kind: str, earlier: list[Entry], clip: list[Entry], rng: Generator) -> Entry:
     """Give an entry its kind; without a fitting original before it in the block it stays an image."""
     originals = [other for other in earlier if other.kind == "image" and other.clip is None]
     if kind == "copy" and originals:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
 
 from components.data.scenes import backgrounds
 from components.data.scenes.draws import stream
@@ -12,7 +13,7 @@ from components.data.scenes.shapes import SHAPES
 from components.data.scenes.spec import CATEGORIES, ScenesSpec
 from components.data.scenes.textures import TEXTURES
 
-Field = Float[np.ndarray, "height width"]
+Field = Float[NDArray[np.float64], "height width"]
 NOISE = 0.02
 SHADOW = 0.45
 RELIEF = 0.3
@@ -36,12 +37,12 @@ class Box:
 class Scene:
     """A picture and what is true of it."""
 
-    image: UInt8[np.ndarray, "size size 3"]
-    mask: UInt8[np.ndarray, "size size"]
+    image: UInt8[NDArray[np.uint8], "size size 3"]
+    mask: UInt8[NDArray[np.uint8], "size size"]
     """0 for background, else 1 + index of the class in `CATEGORIES`."""
-    instance_mask: UInt8[np.ndarray, "size size"]
+    instance_mask: UInt8[NDArray[np.uint8], "size size"]
     """0 for background, else 1 + index in `boxes`."""
-    depth: Float[np.ndarray, "size size"]
+    depth: Float[NDArray[np.float64], "size size"]
     """Distance from the camera; an object of radius 1 fills the picture's half-side at distance 2."""
     boxes: tuple[Box, ...]
     layout: Layout
@@ -100,7 +101,7 @@ def _outline(placed: Placed, x: Field, y: Field) -> Field:
     return SHAPES[placed.instance.category](u, v, placed.instance.p, placed.instance.q)
 
 
-def _cast_shadow(image: Float[np.ndarray, "h w 3"], placed: Placed, light: Light, x: Field, y: Field) -> None:
+def _cast_shadow(image: Float[NDArray[np.float64], "h w 3"], placed: Placed, light: Light, x: Field, y: Field) -> None:
     reach = 0.12 * placed.pose.scale
     outline = _outline(placed, x - reach * light.direction[0], y - reach * light.direction[1])
     image *= 1.0 - SHADOW * np.clip(0.5 - outline * 6.0, 0.0, 1.0)[..., None]
@@ -108,7 +109,7 @@ def _cast_shadow(image: Float[np.ndarray, "h w 3"], placed: Placed, light: Light
 
 def _paint_object(
     placed: Placed, light: Light, x: Field, y: Field, size: int
-) -> tuple[Field, Float[np.ndarray, "height width 3"], Field]:
+) -> tuple[Field, Float[NDArray[np.float64], "height width 3"], Field]:
     """Return coverage in [0, 1], colours and depth of an object."""
     thing, pose = placed.instance, placed.pose
     u, v = object_coordinates(placed, x, y)
@@ -124,7 +125,7 @@ def _paint_object(
     return cover, np.clip(colours * shade[..., None], 0.0, 1.0), distance
 
 
-def _boxes(layout: Layout, instances: UInt8[np.ndarray, "size size"]) -> tuple[Box, ...]:
+def _boxes(layout: Layout, instances: UInt8[NDArray[np.uint8], "size size"]) -> tuple[Box, ...]:
     boxes = []
     for number, placed in enumerate(layout.objects, start=1):
         rows, columns = np.nonzero(instances == number)

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
-Field = Float[np.ndarray, "height width"]
+Field = Float[NDArray[np.float64], "height width"]
 Shape = Callable[[Field, Field, float, float], Field]
 
 
@@ -118,7 +119,8 @@ def crate(x: Field, y: Field, p: float, q: float) -> Field:
     """Box with slightly rounded corners."""
     width, height = 0.66 + 0.06 * p, 0.66 + 0.06 * q
     dx, dy = np.maximum(np.abs(x) - width + 0.1, 0.0), np.maximum(np.abs(y) - height + 0.1, 0.0)
-    return np.maximum(np.sqrt(dx * dx + dy * dy) - 0.1, _box(x, y, width, height))
+    corners: Field = np.sqrt(dx * dx + dy * dy) - 0.1
+    return np.maximum(corners, _box(x, y, width, height))
 
 
 def target(x: Field, y: Field, p: float, q: float) -> Field:

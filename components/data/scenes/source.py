@@ -3,19 +3,20 @@
 import hashlib
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Literal
 
 import pyarrow as pa
 
-from components.data.lock import SourceObject
+from components.data.lock import Role, SourceObject
 from components.data.scenes import truth
 from components.data.scenes.content import content, scene
 from components.data.scenes.layout import EVAL, TRAIN
 from components.data.scenes.plan import Entry, entries
 from components.data.scenes.render import Scene
 from components.data.scenes.spec import VERSION, ScenesSpec
-from components.data.sources import Annotation
+from components.data.sources.protocol import Annotation
 from components.errors import UserError
+
+REMEDY = "take a new snapshot with `selfsight snapshot`"
 
 
 class ScenesSource:
@@ -26,9 +27,9 @@ class ScenesSource:
         role: `train` or `eval`.
     """
 
-    def __init__(self, spec: ScenesSpec, role: Literal["train", "eval"]) -> None:
+    def __init__(self, spec: ScenesSpec, role: Role) -> None:
         self.spec = spec
-        self.role: Literal["train", "eval"] = role
+        self.role = role
         self._part = TRAIN if role == "train" else EVAL
 
     @property
@@ -43,15 +44,18 @@ class ScenesSource:
     def list(self) -> Iterator[SourceObject]:
         """Yield all files in the order of their names; nothing is rendered."""
         for name, one in self._entries.items():
-            yield SourceObject(role=self.role, name=name, size=None, digest=digest(self.spec, one))
+            yield SourceObject(role=self.role, name=name, size=None, digest=recipe_digest(self.spec, one))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, digest: str | None = None) -> bytes:
         """Return the bytes of a file.
 
         Raises:
-            UserError: no file of that name.
+            UserError: no file of that name, or one of another digest.
         """
-        return content(self.spec, self._entry(name)).data
+        one = self._entry(name)
+        if digest is not None and digest != recipe_digest(self.spec, one):
+            raise UserError(f"{self.uri}: '{name}' is no longer what was locked", remedy=REMEDY)
+        return content(self.spec, one)
 
     def annotation(self, name: str) -> Annotation:
         """Return the class folder, the clip or instance, and the frame, as the owner of the pictures filed them.
@@ -74,11 +78,10 @@ class ScenesSource:
         try:
             return self._entries[name]
         except KeyError:
-            remedy = "take a new snapshot; the lock was made from other parameters"
-            raise UserError(f"{self.uri} has no {self.role} file '{name}'", remedy=remedy) from None
+            raise UserError(f"{self.uri} has no {self.role} file '{name}'", remedy=REMEDY) from None
 
 
-def digest(spec: ScenesSpec, one: Entry) -> str:
+def recipe_digest(spec: ScenesSpec, one: Entry) -> str:
     """Return what identifies the content of a file: a hash of version, parameters and index.
 
     It is no hash of the bytes, because JPEG encoders differ between versions of Pillow. The number of pictures does

@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 from components.data.scenes.shapes import cosine_multiple
 
-Field = Float[np.ndarray, "height width"]
+Field = Float[NDArray[np.float64], "height width"]
 Texture = Callable[[Field, Field, float, float, float], Field]
 """(x, y, frequency in [0, 1], phase in [0, 1], second phase in [0, 1]) → weight."""
 

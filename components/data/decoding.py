@@ -1,0 +1,164 @@
+"""From the bytes of a file to RGB: one policy for every image that comes in.
+
+The policy: the format is found from the content, never from the name, and must be on the list; the first frame of an
+animation or the first page counts; EXIF orientation is applied; transparency is laid over white; 16-bit grey is scaled
+linearly to 8 bits; CMYK, palettes and grey become RGB; colour profiles are ignored. What does not decode whole is
+refused with a reason.
+"""
+
+from io import BytesIO
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Formats that are decoded; nothing else of Pillow is reached."""
+EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif", "PPM": "ppm"}
+"""Extension of each format in a shard."""
+
+EMPTY = "empty"
+NOT_AN_IMAGE = "not-an-image"
+TRUNCATED = "truncated"
+BROKEN = "broken"
+TOO_MANY_PIXELS = "too-many-pixels"
+TOO_SMALL = "too-small"
+UNSUPPORTED_DEPTH = "unsupported-depth"
+
+MAX_PIXELS = 50_000_000
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
+
+
+class DecodingError(Exception):
+    """A file that is not decoded.
+
+    Args:
+        reason: `empty`, `not-an-image`, `truncated`, `broken`, `too-many-pixels`, `too-small`, `unsupported-depth`.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Decoded(NamedTuple):
+    """A decoded file."""
+
+    image: Image.Image
+    """Mode RGB, upright; smaller than the original if that was allowed."""
+    format: str
+    """One of `FORMATS`."""
+    width: int
+    """Of the original, upright, pixels."""
+    height: int
+
+
+def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None) -> Image.Image:
+    """Decodes a file by the policy of this module.
+
+    Args:
+        data: the bytes of the file.
+        max_pixels: width × height above which it is refused before any pixel is decoded.
+        min_side: lets the JPEG decoder scale down by 2, 4 or 8 as long as both sides keep this many pixels (faster,
+            and memory stays small); None keeps every pixel.
+
+    Returns:
+        An image of mode RGB, upright.
+
+    Raises:
+        DecodingError: with the reason.
+    """
+    return decode(data, max_pixels=max_pixels, min_side=min_side).image
+
+
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, least_side: int = 1) -> Decoded:
+    """Decodes a file and tells what it was; as `decode_rgb`.
+
+    Args:
+        data: the bytes of the file.
+        max_pixels: width × height above which it is refused.
+        min_side: scaled decoding, see `decode_rgb`.
+        least_side: shorter side below which it is refused, pixels.
+
+    Raises:
+        DecodingError: with the reason.
+    """
+    if not data:
+        raise DecodingError(EMPTY)
+    image = _open(data)
+    if image.width * image.height > max_pixels:
+        raise DecodingError(TOO_MANY_PIXELS)
+    if min(image.size) < least_side:
+        raise DecodingError(TOO_SMALL)
+    file_format = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with more pictures behind it
+    size = image.size
+    try:
+        if min_side is not None and file_format == "JPEG":
+            image.draft(None, (min_side, min_side))
+        image.load()
+        scaled = image.size
+        upright = _rgb(_turned(image))
+    except DecodingError:
+        raise
+    except Exception as error:  # decoders raise whatever a hostile file makes them stumble over
+        raise DecodingError(_why(error)) from error
+    turned = upright.size != scaled
+    width, height = (size[1], size[0]) if turned else size
+    return Decoded(upright, file_format, width, height)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise DecodingError(TOO_MANY_PIXELS) from None
+    except UnidentifiedImageError:
+        raise DecodingError(BROKEN if data.startswith(_MAGIC) else NOT_AN_IMAGE) from None
+    except Exception as error:
+        raise DecodingError(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    return TRUNCATED if isinstance(error, EOFError) or "truncated" in str(error).lower() else BROKEN
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Applies the EXIF orientation; EXIF that cannot be read is as good as none."""
+    try:
+        how = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        how = None
+    return image if how is None else image.transpose(how)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):
+        return _from_16_bits(image)
+    if image.mode == "F":
+        raise DecodingError(UNSUPPORTED_DEPTH)
+    if image.has_transparency_data:
+        over = image.convert("RGBA")
+        white = Image.new("RGBA", over.size, "white")
+        return Image.alpha_composite(white, over).convert("RGB")
+    return image.convert("RGB")
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits to 8: 65535 becomes 255. Values beyond 16 bits have no known range and are refused."""
+    values = np.asarray(image)
+    if image.mode == "I" and (values.min() < 0 or values.max() > 65535):
+        raise DecodingError(UNSUPPORTED_DEPTH)
+    return Image.fromarray(_EIGHT_BITS[values]).convert("RGB")

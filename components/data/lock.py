@@ -1,0 +1,131 @@
+"""The source lock: every object of a snapshot, to images what `dvc.lock` is to files."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from components.errors import UserError
+
+Role = Literal["train", "eval"]
+T = TypeVar("T")
+VERSION = 1
+REMEDY = "take a new one with `selfsight snapshot`"
+
+
+@dataclass(frozen=True, order=True)
+class SourceObject:
+    """One file of a source."""
+
+    role: Role
+    """`train`, or `eval` for the evaluation source."""
+    name: str
+    """Path inside the source, with `/`, relative."""
+    size: int | None
+    """Bytes, where the source knows them without reading."""
+    digest: str
+    """What identifies the content: `sha256:…` of the bytes, `etag:…` on S3, `scenes:…` of a recipe."""
+
+
+@dataclass(frozen=True)
+class SourceLock:
+    """All objects of a training source and, where there is one, of an evaluation source."""
+
+    train_uri: str
+    """Where the training images are, as given: a folder, a tar, `s3://…` or `scenes…`."""
+    eval_uri: str | None = None
+    """Where the labelled evaluation images are."""
+    include: tuple[str, ...] = ()
+    """Patterns the names had to match."""
+    exclude: tuple[str, ...] = ()
+    """Patterns the names must not match."""
+    objects: tuple[SourceObject, ...] = field(default=(), repr=False)
+    """Sorted by role and name."""
+
+    def uri(self, role: Role) -> str | None:
+        """The source of that role."""
+        return self.train_uri if role == "train" else self.eval_uri
+
+    def of_role(self, role: Role) -> tuple[SourceObject, ...]:
+        """The objects of that role, sorted by name."""
+        return tuple(one for one in self.objects if one.role == role)
+
+
+def same_lock(a: SourceLock, b: SourceLock) -> bool:
+    """Whether two locks name the same sources with the same objects."""
+    return _header(a) == _header(b) and _ordered(a.objects) == _ordered(b.objects)
+
+
+def write_lock(lock: SourceLock, path: Path) -> None:
+    """Writes a lock as JSON lines: a header, then one line an object sorted by (role, name).
+
+    The file is replaced whole; its bytes depend on the lock only.
+    """
+    lines = [json.dumps(_header(lock))]
+    for one in _ordered(lock.objects):
+        size = {} if one.size is None else {"size": one.size}
+        lines.append(json.dumps({"role": one.role, "name": one.name, **size, "digest": one.digest}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-lock")
+    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_lock(path: Path) -> SourceLock:
+    """Reads a lock.
+
+    Raises:
+        UserError: if the file is absent, or a line is not what `write_lock` writes.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", remedy=REMEDY) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a source lock", remedy=REMEDY) from None
+    if not lines:
+        raise UserError(f"{path}: empty", remedy=REMEDY)
+    header = _parsed(lines[0], path, 1, _check_header)
+    objects = [_parsed(line, path, number, _object) for number, line in enumerate(lines[1:], start=2)]
+    return SourceLock(
+        train_uri=header["train"],
+        eval_uri=header["eval"],
+        include=tuple(header["include"]),
+        exclude=tuple(header["exclude"]),
+        objects=_ordered(objects),
+    )
+
+
+def _parsed(line: str, path: Path, number: int, build: Callable[[Any], T]) -> T:
+    try:
+        return build(json.loads(line))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: line {number} is damaged", remedy=REMEDY) from None
+
+
+def _check_header(values: dict[str, Any]) -> dict[str, Any]:
+    if values["version"] != VERSION:
+        raise ValueError(values["version"])
+    return {key: values[key] for key in ("train", "eval", "include", "exclude")}
+
+
+def _header(lock: SourceLock) -> dict[str, object]:
+    return {
+        "version": VERSION,
+        "train": lock.train_uri,
+        "eval": lock.eval_uri,
+        "include": list(lock.include),
+        "exclude": list(lock.exclude),
+    }
+
+
+def _object(values: dict[str, Any]) -> SourceObject:
+    role, name, size, digest = values["role"], values["name"], values.get("size"), values["digest"]
+    if role not in ("train", "eval") or not isinstance(name, str) or not isinstance(digest, str):
+        raise ValueError(role)
+    return SourceObject(role, name, None if size is None else int(size), digest)
+
+
+def _ordered(objects: Iterable[SourceObject]) -> tuple[SourceObject, ...]:
+    return tuple(sorted(objects, key=lambda one: (one.role, one.name)))

@@ -1,0 +1,97 @@
+"""A folder of images."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from components.data.lock import Role, SourceObject
+from components.data.sources.digests import DigestCache, Stamp, digest_of, digest_of_file
+from components.data.sources.protocol import Annotation
+from components.data.sources.selection import Selection, annotate, safe_name
+from components.errors import UserError
+
+CHANGED = "take a new snapshot with `selfsight snapshot`"
+
+
+class FolderSource:
+    """Every image below a folder; names are relative, with `/`.
+
+    A link to a file inside the folder is read as a file. A link to a folder inside is not followed, as its files are
+    listed where they are. A link that leads outside is refused.
+
+    Args:
+        uri: the folder, as given.
+        role: `train` or `eval`.
+        selection: which files are images.
+        cache: remembered digests.
+    """
+
+    def __init__(self, uri: str, role: Role, selection: Selection, cache: DigestCache) -> None:
+        self.uri = uri
+        self.role = role
+        self._selection = selection
+        self._cache = cache
+        self._root = Path(uri).expanduser().resolve()
+
+    def list(self) -> Iterator[SourceObject]:
+        """Yields every image with its size and SHA-256, sorted by name."""
+        found = self._selection.of(self._files(self._root, ""), self.uri)
+        stamps = [Stamp(str(self._root / name), stat.st_size, stat.st_mtime_ns) for name, stat in found]
+        for (name, stat), digest in zip(found, self._cache.digests(stamps, _hash), strict=True):
+            yield SourceObject(self.role, name, stat.st_size, digest)
+
+    def read(self, name: str, digest: str | None = None) -> bytes:
+        """Returns the bytes of a file, see `Source.read`."""
+        path = self._root / safe_name(name, self.uri)
+        try:
+            if not path.resolve(strict=True).is_relative_to(self._root):
+                raise self._leads_outside(name)
+            data = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{self.uri}/{name}: {error.strerror}", remedy=CHANGED) from None
+        if digest is not None and digest_of(data) != digest:
+            raise UserError(f"{self.uri}/{name}: changed since the snapshot", remedy=CHANGED)
+        return data
+
+    def annotation(self, name: str) -> Annotation:
+        """The parent folder is the label."""
+        return annotate(name)
+
+    def truth(self) -> None:
+        """Nothing is known about files but their names."""
+
+    def _files(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror}", remedy="make it readable, or move it elsewhere") from None
+        for entry in entries:
+            name = prefix + entry.name
+            if entry.is_symlink() and not self._leads_to_file(name, folder / entry.name):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if not entry.name.startswith("."):
+                    yield from self._files(folder / entry.name, f"{name}/")
+            elif entry.is_file():
+                yield name, entry.stat()
+
+    def _leads_to_file(self, name: str, path: Path) -> bool:
+        try:
+            target = path.resolve(strict=True)
+        except (OSError, RuntimeError):
+            return False  # dangling or circular
+        if not target.is_relative_to(self._root) and (target.is_dir() or self._selection.takes(name)):
+            raise self._leads_outside(name)
+        return target.is_file()
+
+    def _leads_outside(self, name: str) -> UserError:
+        remedy = "replace the link by the files, or give the folder it points to"
+        return UserError(f"{self.uri}/{name}: a link that leads outside the source", remedy=remedy)
+
+
+def _hash(stamp: Stamp) -> str:
+    try:
+        with Path(stamp.key).open("rb") as file:
+            return digest_of_file(file)
+    except OSError as error:
+        raise UserError(f"{stamp.key}: {error.strerror}", remedy="make it readable, or exclude it") from None

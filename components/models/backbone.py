@@ -1,0 +1,192 @@
+"""The backbone artifact: a directory that is registered, shared and served."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from components.errors import UserError
+from components.models.fetching import fetch_folder, is_remote
+from components.models.vit import VisionTransformer, ViTConfig
+from components.parameters import Params, validate
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+PREPROCESS = "preprocess.json"
+LINEAGE = "lineage.json"
+CARD = "README.md"
+HEADS = "heads.safetensors"
+REQUIRED_FILES = (CONFIG, WEIGHTS, PREPROCESS, LINEAGE, CARD)
+ARTIFACT_FILES = (*REQUIRED_FILES, HEADS)
+FORMAT = 1
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+P = TypeVar("P", bound=Params)
+
+
+class Preprocess(Params):
+    """How an image becomes the backbone's input."""
+
+    image_size: int = Field(gt=0, description="side of the centre crop, pixels")
+    resize: int = Field(gt=0, description="length of the shorter side before the crop, pixels (bicubic)")
+    mean: tuple[float, ...] = Field(default=IMAGENET_MEAN, description="subtracted from channels in 0..1")
+    std: tuple[float, ...] = Field(default=IMAGENET_STD, description="each channel is divided by it")
+
+
+class _Description(Params):
+    """Content of `config.json`."""
+
+    format: int
+    architecture: ViTConfig
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded backbone artifact.
+
+    Attributes:
+        model: in evaluation mode, on the CPU, frozen.
+        config: its architecture.
+        preprocess: how images are prepared for it.
+        lineage: what it was made from.
+        digest: `artifact_hash` of the directory.
+    """
+
+    model: VisionTransformer
+    config: ViTConfig
+    preprocess: Preprocess
+    lineage: dict[str, Any]
+    digest: str
+
+
+def save_backbone(
+    model: VisionTransformer, preprocess: Preprocess, folder: Path, *, lineage: Mapping[str, Any], card: str
+) -> None:
+    """Write a backbone artifact; the same content gives the same bytes.
+
+    Args:
+        model: whole (not partitioned) weights, in the precision to store.
+        preprocess: how images are prepared for it.
+        folder: directory to write into; made when missing. Atomicity is the caller's (`publish`).
+        lineage: hashes that name what the weights were made from, JSON values.
+        card: the model card, Markdown.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, folder / WEIGHTS)
+    description = _Description(format=FORMAT, architecture=model.config, weights_sha256=_sha256(folder / WEIGHTS))
+    _write_json(folder / CONFIG, description.model_dump(mode="json"))
+    _write_json(folder / PREPROCESS, preprocess.model_dump(mode="json"))
+    _write_json(folder / LINEAGE, dict(lineage))
+    (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def load_backbone(uri: str | Path, *, expected_hash: str | None = None) -> Backbone:
+    """Load a backbone artifact.
+
+    Args:
+        uri: a directory, `models:/name@alias`, `models:/name/version`, `runs:/…` or `s3://bucket/prefix`.
+        expected_hash: refuse anything else than the artifact of this `artifact_hash`.
+
+    Raises:
+        UserError: when it is missing or incomplete, when weights and configuration do not belong together, or when the
+            hash is not the expected one.
+    """
+    if not is_remote(str(uri)):
+        return _load_folder(Path(uri), str(uri), expected_hash)
+    with tempfile.TemporaryDirectory(prefix="selfsight-backbone-") as temporary:
+        return _load_folder(fetch_folder(str(uri), Path(temporary)), str(uri), expected_hash)
+
+
+def artifact_hash(folder: Path) -> str:
+    """SHA-256 (hexadecimal) over names and contents of the artifact's files; other files do not count."""
+    digest = hashlib.sha256()
+    for name in sorted(ARTIFACT_FILES):
+        if (folder / name).is_file():
+            digest.update(f"{name}\0{_sha256(folder / name)}\n".encode())
+    return digest.hexdigest()
+
+
+def _load_folder(folder: Path, shown: str, expected_hash: str | None) -> Backbone:
+    if not folder.is_dir():
+        raise UserError(f"{shown}: no such backbone", remedy="give the directory of a backbone artifact, or its URI")
+    missing = [name for name in REQUIRED_FILES if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{shown}: {', '.join(missing)} is missing",
+            remedy="give a complete artifact; `dvc pull` fetches it",
+        )
+    digest = artifact_hash(folder)
+    if expected_hash is not None and digest != expected_hash:
+        raise UserError(
+            f"{shown}: its hash is {digest[:12]}…, not the expected {expected_hash[:12]}…",
+            remedy="fetch the artifact again, or name the version that is meant",
+        )
+    description = _read(folder / CONFIG, _Description, shown)
+    if description.format != FORMAT:
+        raise UserError(
+            f"{shown}: artifact format {description.format} is unknown", remedy="use a newer selfsight, or export again"
+        )
+    if _sha256(folder / WEIGHTS) != description.weights_sha256:
+        raise UserError(
+            f"{shown}: {WEIGHTS} does not match its hash in {CONFIG}", remedy="the file is damaged: fetch it again"
+        )
+    return Backbone(
+        model=_load_model(folder / WEIGHTS, description.architecture, shown),
+        config=description.architecture,
+        preprocess=_read(folder / PREPROCESS, Preprocess, shown),
+        lineage=_read_json(folder / LINEAGE, shown),
+        digest=digest,
+    )
+
+
+def _load_model(path: Path, config: ViTConfig, shown: str) -> VisionTransformer:
+    with torch.device("meta"):
+        model = VisionTransformer(config)
+    try:
+        tensors = load_file(path)
+        model.load_state_dict(tensors, assign=True)
+    except (SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"{shown}: {WEIGHTS} does not fit {CONFIG} ({_first_mismatch(model, error)})",
+            remedy="weights and configuration come from different models: fetch the artifact again",
+        ) from None
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _first_mismatch(model: VisionTransformer, error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[min(1, len(lines) - 1)].strip() if lines else type(error).__name__
+
+
+def _read(path: Path, model: type[P], shown: str) -> P:
+    return validate(model, _read_json(path, shown), where=f"{shown}: {path.name}")
+
+
+def _read_json(path: Path, shown: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{shown}: {path.name} is no JSON ({error})", remedy="fetch the artifact again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{shown}: {path.name} holds no JSON object", remedy="fetch the artifact again")
+    return content
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

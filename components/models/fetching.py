@@ -1,0 +1,66 @@
+"""Fetches a model folder from the MLflow registry or from S3."""
+
+from pathlib import Path
+from typing import Any
+
+from components.errors import UserError
+from components.settings import get_settings
+
+MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+S3_SCHEME = "s3://"
+
+
+def is_remote(uri: str) -> bool:
+    """Whether the URI names something to fetch, rather than a local folder."""
+    return uri.startswith((*MLFLOW_SCHEMES, S3_SCHEME))
+
+
+def fetch_folder(uri: str, into: Path) -> Path:
+    """Fetch the files below a URI.
+
+    Args:
+        uri: `models:/…`, `runs:/…` or `s3://bucket/prefix`.
+        into: existing directory that receives the files.
+
+    Returns:
+        The folder that holds the files.
+
+    Raises:
+        UserError: when there is nothing, or the service does not answer.
+    """
+    try:
+        return _fetch_s3(uri, into) if uri.startswith(S3_SCHEME) else _fetch_mlflow(uri, into)
+    except UserError:
+        raise
+    except Exception as error:  # every client has error classes of its own, and all of them mean this
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{uri}: cannot be fetched ({reason})", remedy="check the name and, with `selfsight doctor`, the service"
+        ) from error
+
+
+def _fetch_mlflow(uri: str, into: Path) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    from components.tracking import client
+
+    client()
+    return Path(download_artifacts(artifact_uri=uri, dst_path=str(into)))
+
+
+def _fetch_s3(uri: str, into: Path) -> Path:
+    import boto3
+
+    bucket, _, prefix = uri.removeprefix(S3_SCHEME).partition("/")
+    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+    s3: Any = boto3.client("s3", endpoint_url=get_settings().s3_endpoint)
+    found = False
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+        for item in page.get("Contents", []):
+            name = item["Key"].removeprefix(prefix)
+            if name:
+                s3.download_file(bucket, item["Key"], str(into / name))
+                found = True
+    if not found:
+        raise UserError(f"{uri}: nothing is there", remedy="give the prefix that holds config.json")
+    return into

@@ -1,0 +1,240 @@
+"""The DINOv2 objective: DINO on class tokens, iBOT on masked patches, KoLeo (Oquab et al. 2024, section 4)."""
+
+from typing import ClassVar, NamedTuple, Self, cast
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from components.data.batch import CropBatch
+from components.errors import UserError
+from components.models.drop_path import DropPathRng
+from components.models.vit import Tokens, ViTConfig
+from components.objectives import measures
+from components.objectives.base import Losses, Objective, StepState
+from components.objectives.branch import Branch, HeadParams, seeded_weights
+from components.objectives.centring import CentringName, make_centring
+from components.objectives.losses import GLOBAL_VIEWS, dino_loss, ibot_loss, koleo_loss
+from components.parameters import Params
+
+
+class DINOv2Params(Params):
+    """Losses, heads and centring."""
+
+    dino_head: HeadParams = Field(default=HeadParams(), description="head for class tokens")
+    ibot_head: HeadParams | None = Field(default=None, description="head for patches; null: the DINO head serves both")
+    centring: CentringName = Field(default="softmax", description="softmax with a moving centre, or Sinkhorn-Knopp")
+    centre_momentum: float = Field(default=0.9, ge=0, le=1, description="share of the old centre kept by each step")
+    sinkhorn_iterations: int = Field(default=3, ge=1, description="iterations of Sinkhorn-Knopp")
+    student_temperature: float = Field(default=0.1, gt=0, description="temperature of the student's softmax")
+    dino_weight: float = Field(default=1.0, ge=0, description="weight of the DINO loss")
+    ibot_weight: float = Field(default=1.0, ge=0, description="weight of the iBOT loss; 0: no patch is masked")
+    koleo_weight: float = Field(default=0.1, ge=0, description="weight of the KoLeo regulariser")
+    koleo_group: int = Field(
+        default=32, ge=2, description="images among which KoLeo looks for neighbours; divides the batch of a process"
+    )
+    drop_path_group: int = Field(
+        default=16, ge=2, description="images among which dropped samples are drawn; divides the batch of a process"
+    )
+
+
+class PatchRows(NamedTuple):
+    """Patches of the global crops that the iBOT loss looks at.
+
+    Attributes:
+        rows: positions in the flattened [crops x patches].
+        weights: one over the number of such patches in the crop.
+        count: how many rows are real; one row with weight 0 stands in when there is none, so that every process runs
+            every module.
+    """
+
+    rows: Int[Tensor, " rows"]
+    weights: Float[Tensor, " rows"]
+    count: int
+
+
+class Targets(NamedTuple):
+    """What the teacher says of a batch; `patches` is None without an iBOT loss."""
+
+    cls: Float[Tensor, "2 batch prototypes"]
+    patches: Float[Tensor, "rows prototypes"] | None
+    features: Float[Tensor, "crops width"]
+
+
+class DINOv2Objective(Objective):
+    """Student and moving-average teacher, both in one module.
+
+    Args:
+        student: trained branch.
+        teacher: branch of the same shape; its weights follow the student's (`ema_pairs`).
+        params: losses, heads and centring.
+    """
+
+    params_type: ClassVar[type[Params]] = DINOv2Params
+    result: ClassVar[str] = "teacher"
+
+    def __init__(self, student: Branch, teacher: Branch, params: DINOv2Params) -> None:
+        super().__init__()
+        self.params = params
+        self.student = student
+        self.teacher = teacher
+        teacher.freeze()
+        ibot_head = params.ibot_head or params.dino_head
+        self.dino_centring = make_centring(
+            params.centring,
+            params.dino_head.prototypes,
+            momentum=params.centre_momentum,
+            iterations=params.sinkhorn_iterations,
+        )
+        self.ibot_centring = make_centring(
+            params.centring,
+            ibot_head.prototypes,
+            momentum=params.centre_momentum,
+            iterations=params.sinkhorn_iterations,
+        )
+
+    @classmethod
+    def build(cls, config: ViTConfig, params: Params, *, seed: int) -> Self:
+        """Make student and teacher with the same initial weights, drawn from the seed."""
+        checked = cast(DINOv2Params, params)
+        branches = []
+        for _ in range(2):
+            with seeded_weights(seed):
+                ibot_head = checked.ibot_head if checked.ibot_weight > 0 else None
+                branches.append(Branch.build(config, checked.dino_head, ibot_head))
+        return cls(branches[0], branches[1], checked)
+
+    def ema_pairs(self) -> list[tuple[str, str]]:
+        """Every parameter of the teacher follows the student's of the same name."""
+        return [(f"student.{name}", f"teacher.{name}") for name, _ in self.teacher.named_parameters()]
+
+    def commit(self) -> None:
+        """Apply the pending changes of both centres; a collective: every process calls it."""
+        self.dino_centring.commit()
+        self.ibot_centring.commit()
+
+    def reject(self) -> None:
+        """Forget the pending changes of both centres."""
+        self.dino_centring.reject()
+        self.ibot_centring.reject()
+
+    def forward(self, batch: CropBatch, state: StepState) -> Losses:
+        """Loss of a batch of crops.
+
+        Raises:
+            UserError: when KoLeo is asked for and the batch has one image.
+        """
+        params = self.params
+        images = len(batch.ids)
+        if params.koleo_weight > 0 and images < 2:
+            raise UserError(
+                "a process got a batch of one image, among which KoLeo finds no neighbour",
+                remedy="raise batch_size, or set koleo_weight to 0",
+            )
+        patches = self._patch_rows(batch, state) if params.ibot_weight > 0 else None
+        targets = self._targets(batch, patches, state)
+        tokens = self._student_tokens(batch, state)
+        cls = torch.cat([part.cls for part in tokens])
+        selected = None if patches is None else _select(tokens[0], patches.rows)
+        cls_logits, patch_logits = self.student.prototype_logits(cls, selected)
+        cls_logits = cls_logits.view(-1, images, cls_logits.shape[-1])
+
+        global_term, local_term = dino_loss(cls_logits, targets.cls, temperature=params.student_temperature)
+        loss = params.dino_weight * (global_term + local_term)
+        parts = {"dino_global": global_term, "dino_local": local_term}
+        if patch_logits is not None and patches is not None and targets.patches is not None:
+            parts["ibot"] = ibot_loss(
+                patch_logits,
+                targets.patches,
+                patches.weights,
+                crops=len(batch.crops[0]),
+                temperature=params.student_temperature,
+            )
+            loss = loss + params.ibot_weight * parts["ibot"]
+        if params.koleo_weight > 0:
+            parts["koleo"] = self._koleo(tokens[0].cls, batch)
+            loss = loss + params.koleo_weight * parts["koleo"]
+        parts = {"loss": loss, **parts}
+        if state.measure:
+            parts |= self._measures(cls_logits[:GLOBAL_VIEWS], tokens[0].cls, targets)
+        return Losses(loss, {name: value.detach() for name, value in parts.items()})
+
+    def _patch_rows(self, batch: CropBatch, state: StepState) -> PatchRows:
+        """The masked patches of the global crops."""
+        rows = batch.masks.flatten().nonzero().squeeze(1)
+        crop = rows // batch.masks.shape[1]
+        weights = 1.0 / batch.masks.sum(dim=1)[crop].float()
+        return _padded(rows, weights)
+
+    def _student_tokens(self, batch: CropBatch, state: StepState) -> list[Tokens]:
+        """Tokens of all crops; masked and with stochastic depth."""
+        masked = self.params.ibot_weight > 0
+        masks = [batch.masks if masked else None, None][: len(batch.crops)]
+        rng = DropPathRng(
+            seed=state.seed,
+            step=state.step,
+            first=int(batch.positions[0]),
+            images=len(batch.ids),
+            group=self.params.drop_path_group,
+        )
+        return cast(list[Tokens], self.student.backbone(batch.crops, masks, rng=rng))
+
+    @torch.no_grad()
+    def _targets(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> Targets:
+        tokens: Tokens = self.teacher.backbone(batch.crops[0])
+        selected = None if patches is None else _select(tokens, patches.rows)
+        cls_logits, patch_logits = self.teacher.prototype_logits(tokens.cls, selected)
+        cls = self.dino_centring(cls_logits, state.teacher_temperature)
+        patch_targets = None
+        if patches is not None and patch_logits is not None:
+            real = self.ibot_centring(patch_logits[: patches.count], state.teacher_temperature)
+            padding = len(patch_logits) - patches.count
+            patch_targets = torch.cat([real, real.new_zeros(padding, real.shape[1])]) if padding else real
+        return Targets(cls.view(GLOBAL_VIEWS, -1, cls.shape[-1]), patch_targets, tokens.cls)
+
+    def _koleo(self, cls: Float[Tensor, "crops width"], batch: CropBatch) -> Float[Tensor, ""]:
+        """KoLeo of both global views, added, among the images of fixed groups of the global batch."""
+        images, group = len(batch.ids), self.params.koleo_group
+        aligned = images % group == 0 and int(batch.positions[0]) % group == 0
+        return GLOBAL_VIEWS * koleo_loss(cls.view(-1, group if aligned else images, cls.shape[-1]))
+
+    @torch.no_grad()
+    def _measures(
+        self, student_logits: Float[Tensor, "2 batch prototypes"], student: Tensor, targets: Targets
+    ) -> dict[str, Tensor]:
+        teacher = targets.cls.flatten(0, 1)
+        student_probabilities = (student_logits.flatten(0, 1).float() / self.params.student_temperature).softmax(dim=-1)
+        found = {
+            "teacher_entropy": measures.entropy(teacher),
+            "student_entropy": measures.entropy(student_probabilities),
+            "prototype_usage": measures.prototype_usage(teacher),
+            "feature_std": measures.feature_std(targets.features),
+            "effective_rank": measures.effective_rank(targets.features),
+        }
+        if student.shape == targets.features.shape:
+            found["teacher_student_cosine"] = measures.teacher_student_cosine(student, targets.features)
+        return found
+
+
+class DINOParams(DINOv2Params):
+    """DINOv2 without iBOT and KoLeo."""
+
+    ibot_weight: float = Field(default=0.0, ge=0, le=0, description="always 0: DINO has no iBOT loss")
+    koleo_weight: float = Field(default=0.0, ge=0, description="weight of the KoLeo regulariser")
+
+
+class DINOObjective(DINOv2Objective):
+    """DINO (Caron et al. 2021): class tokens only, nothing is masked."""
+
+    params_type: ClassVar[type[Params]] = DINOParams
+
+
+def _padded(rows: Int[Tensor, " rows"], weights: Float[Tensor, " rows"]) -> PatchRows:
+    count = len(rows)
+    return PatchRows(rows, weights, count) if count else PatchRows(rows.new_zeros(1), weights.new_zeros(1), 0)
+
+
+def _select(tokens: Tokens, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
+    """Patch tokens at positions of the flattened [crops x patches]."""
+    return tokens.patches.flatten(0, 1).index_select(0, rows)

@@ -1,0 +1,122 @@
+"""Distillation of a frozen, larger teacher into a student (Oquab et al. 2024, section 5)."""
+
+from typing import ClassVar, Self, cast
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
+
+from components.data.batch import CropBatch
+from components.errors import UserError
+from components.models.vit import Tokens, VisionTransformer, ViTConfig
+from components.objectives.base import StepState
+from components.objectives.branch import Branch, HeadParams, seeded_weights
+from components.objectives.dinov2 import DINOv2Objective, DINOv2Params, PatchRows
+from components.parameters import Params
+
+
+class DistillationParams(DINOv2Params):
+    """Losses and heads of distillation; prototypes are the teacher's."""
+
+    patch_fraction: float = Field(
+        default=1.0, gt=0, le=1, description="share of patch positions the iBOT loss looks at, drawn anew each step"
+    )
+
+
+class Spare(nn.Module):
+    """Moving average of the student's backbone: what distillation is for. It is never run."""
+
+    def __init__(self, backbone: VisionTransformer) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.requires_grad_(requires_grad=False)
+
+
+class DistillationObjective(DINOv2Objective):
+    """The DINOv2 losses against a frozen teacher, without masking and without stochastic depth.
+
+    Args:
+        student: trained branch, with heads of its own and as many prototypes as the teacher's.
+        teacher: frozen branch, its heads included.
+        spare: receives the moving average of the student's backbone.
+        params: losses and centring.
+    """
+
+    params_type: ClassVar[type[Params]] = DistillationParams
+    result: ClassVar[str] = "spare"
+
+    def __init__(self, student: Branch, teacher: Branch, spare: Spare, params: DistillationParams) -> None:
+        super().__init__(student, teacher, params)
+        self.spare = spare
+        self.patch_fraction = params.patch_fraction
+
+    @classmethod
+    def build(cls, config: ViTConfig, params: Params, *, seed: int) -> Self:
+        """Not possible without a teacher: use `from_teacher`."""
+        raise NotImplementedError("distillation needs a teacher: DistillationObjective.from_teacher")
+
+    @classmethod
+    def from_teacher(cls, config: ViTConfig, params: DistillationParams, *, teacher: Branch, seed: int) -> Self:
+        """Make a student and its average for a loaded teacher.
+
+        Args:
+            config: architecture of the student; its stochastic depth is ignored.
+            params: losses and heads of the student.
+            teacher: backbone and heads of the teacher, loaded.
+            seed: seed of the student's initial weights.
+
+        Raises:
+            UserError: when patch sizes or heads of student and teacher do not fit together.
+        """
+        _check_fit(config, params, teacher)
+        with seeded_weights(seed):
+            student = Branch.build(config, params.dino_head, params.ibot_head if params.ibot_weight > 0 else None)
+        with seeded_weights(seed):
+            spare = Spare(VisionTransformer(config))
+        return cls(student, teacher, spare, params)
+
+    def ema_pairs(self) -> list[tuple[str, str]]:
+        """The spare backbone follows the student's; the teacher follows nothing."""
+        return [(f"student.{name}", f"spare.{name}") for name, _ in self.spare.named_parameters()]
+
+    def _patch_rows(self, batch: CropBatch, state: StepState) -> PatchRows:
+        """All patches of the global crops, or the same drawn share of each crop."""
+        crops, tokens = batch.masks.shape
+        count = max(int(tokens * self.patch_fraction), 1)
+        chosen = torch.arange(tokens)
+        if count < tokens:
+            drawn = np.random.default_rng([state.seed, state.step]).permutation(tokens)[:count]
+            chosen = torch.from_numpy(np.sort(drawn))
+        rows = (torch.arange(crops)[:, None] * tokens + chosen[None]).flatten().to(batch.masks.device)
+        return PatchRows(rows, torch.full((len(rows),), 1.0 / count, device=rows.device), len(rows))
+
+    def _student_tokens(self, batch: CropBatch, state: StepState) -> list[Tokens]:
+        return cast(list[Tokens], self.student.backbone(batch.crops))
+
+
+def _check_fit(config: ViTConfig, params: DistillationParams, teacher: Branch) -> None:
+    theirs = teacher.backbone.config
+    if config.patch_size != theirs.patch_size or config.channels != theirs.channels:
+        raise UserError(
+            f"student with patch {config.patch_size} and {config.channels} channels, teacher with patch "
+            f"{theirs.patch_size} and {theirs.channels} channels",
+            remedy="give the student the teacher's patch size and channels",
+        )
+    _check_head("dino_head", params.dino_head, teacher.dino_head.prototypes.weight.shape[0])
+    if params.ibot_weight > 0:
+        if (params.ibot_head is None) != (teacher.ibot_head is None):
+            raise UserError(
+                "one of student and teacher shares its head between DINO and iBOT, the other does not",
+                remedy="set ibot_head in the distill section as it is in the pretrain section",
+            )
+        if params.ibot_head is not None and teacher.ibot_head is not None:
+            _check_head("ibot_head", params.ibot_head, teacher.ibot_head.prototypes.weight.shape[0])
+
+
+def _check_head(name: str, head: HeadParams, prototypes: int) -> None:
+    if head.prototypes != prototypes:
+        raise UserError(
+            f"{name}.prototypes is {head.prototypes}, the teacher has {prototypes}",
+            remedy=f"set {name}.prototypes of the student to {prototypes}",
+        )

@@ -1,0 +1,139 @@
+"""`--set`, `--data`, `--eval` and `--recipe`: changes to `params.yaml`, checked whole before anything is written."""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.errors import UserError
+from flows.yaml_text import parse, set_value
+
+RECIPES = Path("infra/recipes")
+SECRET = re.compile(r"://[^/?#\s]*@|[?&;](?:x-amz-(?:signature|credential|security-token)|sig|token|password)=", re.I)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the command line asks to change."""
+
+    data: str | None = None
+    eval: str | None = None
+    recipe: str | None = None
+    overrides: tuple[str, ...] = ()
+    """`KEY=VALUE`, dotted key, YAML value."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for."""
+        return self == Request()
+
+
+def edit_params(path: Path, request: Request, check: Callable[[str], object], *, recipes: Path = RECIPES) -> str:
+    """Changes `params.yaml` in place, comments kept.
+
+    Later ones win: the recipe, then the sources, then single keys.
+
+    Args:
+        path: the file.
+        request: what to change.
+        check: raises a `UserError` if the new text is no valid set of parameters; called before writing.
+        recipes: folder of the recipes.
+
+    Returns:
+        The difference, as lines to show; empty if nothing changed.
+
+    Raises:
+        UserError: for an unknown recipe, a malformed or secret value, or what `check` refuses.
+    """
+    if request.is_empty:
+        return ""
+    try:
+        before = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file", remedy="run in the root of the project") from None
+    check(before)
+    after = before
+    for keys, value in _changes(request, recipes):
+        _refuse_secrets(keys, value)
+        after = set_value(after, keys, value)
+    if after == before:
+        return ""
+    check(after)
+    _write(path, after)
+    return _difference(before, after, path.name)
+
+
+def known_recipes(recipes: Path = RECIPES) -> list[str]:
+    """Names of the recipes there are."""
+    return sorted(file.stem for file in recipes.glob("*.yaml"))
+
+
+def _changes(request: Request, recipes: Path) -> list[tuple[list[str], Any]]:
+    changes: list[tuple[list[str], Any]] = []
+    if request.recipe is not None:
+        changes += _leaves(_read_recipe(request.recipe, recipes))
+    if request.data is not None:
+        # labelled images of another source would say nothing about this one
+        changes += [(["snapshot", "source"], request.data), (["snapshot", "eval"], None)]
+    if request.eval is not None:
+        changes.append((["snapshot", "eval"], request.eval))
+    return changes + [_parse_override(override) for override in request.overrides]
+
+
+def _read_recipe(name: str, recipes: Path) -> dict[str, Any]:
+    file = recipes / f"{name}.yaml"
+    known = known_recipes(recipes)
+    if name not in known:
+        nearest = difflib.get_close_matches(name, known, n=1)
+        remedy = f"did you mean '{nearest[0]}'?" if nearest else f"there are {', '.join(known) or 'none'}"
+        raise UserError(f"there is no recipe '{name}' in {recipes}", remedy=remedy)
+    values = parse(file.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise UserError(f"{file}: no sections", remedy="write it as a part of params.yaml")
+    return values
+
+
+def _leaves(values: Mapping[str, Any], path: tuple[str, ...] = ()) -> list[tuple[list[str], Any]]:
+    found: list[tuple[list[str], Any]] = []
+    for name, value in values.items():
+        here = (*path, str(name))
+        found += _leaves(value, here) if isinstance(value, Mapping) and value else [([*here], value)]
+    return found
+
+
+def _parse_override(override: str) -> tuple[list[str], Any]:
+    from ruamel.yaml import YAMLError
+
+    key, equals, text = override.partition("=")
+    keys = key.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"--set {override}: not KEY=VALUE", remedy="write for example --set pretrain.seed=1")
+    try:
+        return keys, parse(text)
+    except YAMLError:
+        raise UserError(f"--set {override}: the value is not valid YAML", remedy="quote it: KEY='\"…\"'") from None
+
+
+def _refuse_secrets(keys: Sequence[str], value: Any) -> None:
+    """params.yaml goes to git and MLflow, so that no secret may enter it; the message does not repeat it."""
+    if isinstance(value, str) and SECRET.search(value):
+        what = f"the value for '{'.'.join(keys)}' contains a password or key"
+        raise UserError(what, remedy="give credentials in the environment (AWS_ACCESS_KEY_ID …) or in ~/.aws")
+    if isinstance(value, list):
+        for item in value:
+            _refuse_secrets(keys, item)
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.chmod(path.stat().st_mode & 0o777)
+    temporary.replace(path)
+
+
+def _difference(before: str, after: str, name: str) -> str:
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), name, name, lineterm="", n=0)
+    return "\n".join(line for line in lines if not line.startswith(("@@", "---", "+++")))

@@ -1,0 +1,119 @@
+"""The pipeline: DVC's graph, run phase by phase under Prefect, as one parent run in MLflow."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefect import Flow, flow, task
+from prefect.cache_policies import NO_CACHE
+
+from components.errors import UserError
+from components.settings import Settings, get_settings
+from components.tracking import Run, start_run
+from components.tracking.locking import file_lock
+from flows.dvc_locks import clear_stale_locks
+from flows.graph import Phase, read_graph
+from flows.repro import Reproduced
+from flows.stage_task import run_stage, stage_run_id
+
+RELEASE_STAGE = "release"
+
+
+@dataclass(frozen=True)
+class PipelineResult:
+    """What a run of the pipeline came to."""
+
+    stages: tuple[Reproduced, ...]
+    """In the order in which they ran."""
+    version: str | None
+    """Version of the registered model; None if the run stopped before `release`, or MLflow is away."""
+    seconds: float
+
+    @property
+    def is_noop(self) -> bool:
+        """Whether DVC skipped every stage."""
+        return all(stage.is_cached for stage in self.stages)
+
+
+@flow(name="pipeline", flow_run_name="pipeline")
+def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seconds: float = 10.0) -> PipelineResult:
+    """Brings the pipeline up to date: each phase of dvc.yaml a subflow, each stage a task.
+
+    Args:
+        phases: the phases to make, with all that they depend on; default: all.
+        retries: how often a stage that crashed is started again.
+        retry_delay_seconds: pause before that.
+
+    Raises:
+        UserError: if the user can mend what is wrong.
+        StageError: if a stage failed otherwise.
+    """
+    settings = get_settings()
+    start = time.monotonic()
+    with file_lock(settings.root / ".dvc" / "tmp" / "selfsight.lock", blocking=False) as is_mine:
+        if not is_mine:
+            raise UserError("a pipeline runs in this working tree already", remedy="wait for it, or stop it")
+        clear_stale_locks(settings.root)
+        graph = read_graph(settings.root).up_to(phases or [])
+        params = {"phases": [phase.name for phase in graph.phases], "retries": retries}
+        with start_run("pipeline", params=params, tags={"stage": "pipeline"}, settings=settings) as run:
+            walk = _Walk(run, settings, retries, retry_delay_seconds)
+            for phase in graph.phases:
+                walk.flow_of(phase)()
+            return PipelineResult(tuple(walk.done), walk.version, time.monotonic() - start)
+
+
+class _Walk:
+    """One walk along the phases, and what it has brought so far."""
+
+    def __init__(self, run: Run, settings: Settings, retries: int, retry_delay_seconds: float) -> None:
+        self._run = run
+        self._settings = settings
+        self._task = run_stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)
+        self.done: list[Reproduced] = []
+        self.version: str | None = None
+
+    def flow_of(self, phase: Phase) -> Flow[[], None]:
+        """The subflow that runs a phase, under its name."""
+
+        @flow(name=phase.name, flow_run_name=phase.name)
+        def run_phase() -> None:
+            self._run_stages(phase.stages)
+
+        return run_phase
+
+    def _run_stages(self, stages: Sequence[str]) -> None:
+        for stage in stages:
+            named = self._task.with_options(name=stage, task_run_name=stage)
+            state = named(stage, self._parent_run_id, return_state=True)
+            done = state.result()
+            assert isinstance(done, Reproduced)
+            self._record(done)
+            if stage == RELEASE_STAGE:
+                # also when DVC skipped the stage: a second machine may have all outs and an empty registry
+                self.version = register_release()
+
+    def _record(self, done: Reproduced) -> None:
+        self.done.append(done)
+        run_id = stage_run_id(done.stage, self._settings.root) or "none"
+        cached = "true" if done.is_cached else "false"
+        self._run.set_tags({f"stage.{done.stage}.run_id": run_id, f"stage.{done.stage}.cached": cached})
+        if not done.is_cached:
+            self._run.log_metrics({f"{done.stage}.seconds": done.seconds})
+
+    @property
+    def _parent_run_id(self) -> str | None:
+        run_id = self._run.run_id
+        return None if run_id.startswith("journal:") else run_id
+
+
+@task(name="register", task_run_name="register", cache_policy=NO_CACHE)
+def register_release() -> str | None:
+    """Registers the released artifact under the alias `candidate`, once per artifact.
+
+    Returns:
+        The version of the registered model.
+    """
+    from components.registry.registration import register
+
+    return str(register())
