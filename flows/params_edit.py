@@ -2,17 +2,16 @@
 
 import difflib
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
+from flows.redaction import holds_secret
 from flows.yaml_text import parse, set_value
 
 RECIPES = Path("infra/recipes")
-SECRET = re.compile(r"://[^/?#\s]*@|[?&;](?:x-amz-(?:signature|credential|security-token)|sig|token|password)=", re.I)
 
 
 @dataclass(frozen=True)
@@ -54,14 +53,14 @@ def edit_params(path: Path, request: Request, check: Callable[[str], object], *,
         before = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", remedy="run in the root of the project") from None
-    check(before)
+    _require_mapping(before, path)
     after = before
     for keys, value in _changes(request, recipes):
         _refuse_secrets(keys, value)
         after = set_value(after, keys, value)
+    check(after)
     if after == before:
         return ""
-    check(after)
     _write(path, after)
     return _difference(before, after, path.name)
 
@@ -69,6 +68,18 @@ def edit_params(path: Path, request: Request, check: Callable[[str], object], *,
 def known_recipes(recipes: Path = RECIPES) -> list[str]:
     """Names of the recipes there are."""
     return sorted(file.stem for file in recipes.glob("*.yaml"))
+
+
+def _require_mapping(text: str, path: Path) -> None:
+    from ruamel.yaml import YAMLError
+
+    try:
+        values = parse(text)
+    except YAMLError as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({line})", remedy="mend that line") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no sections", remedy="restore it with `git checkout params.yaml`")
 
 
 def _changes(request: Request, recipes: Path) -> list[tuple[list[str], Any]]:
@@ -119,7 +130,7 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
 
 def _refuse_secrets(keys: Sequence[str], value: Any) -> None:
     """params.yaml goes to git and MLflow, so that no secret may enter it; the message does not repeat it."""
-    if isinstance(value, str) and SECRET.search(value):
+    if isinstance(value, str) and holds_secret(value):
         what = f"the value for '{'.'.join(keys)}' contains a password or key"
         raise UserError(what, remedy="give credentials in the environment (AWS_ACCESS_KEY_ID …) or in ~/.aws")
     if isinstance(value, list):

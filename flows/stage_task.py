@@ -4,7 +4,6 @@ import json
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect import Task, get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -15,6 +14,7 @@ from prefect.states import Completed
 from components.settings import get_settings
 from components.stages import paths
 from flows.processes import Output
+from flows.redaction import redact
 from flows.repro import Reproduced, StageError, repro
 from flows.terminal import current_terminal
 
@@ -90,12 +90,10 @@ def link_to_mlflow(stage: str, run_id: str | None, tracking_uri: str) -> None:
     if tracking_uri.startswith(("http://", "https://")):
         create_link_artifact(link=run_url(tracking_uri, run_id), key=key, link_text=f"MLflow run of {stage}")
     else:
-        text = f"MLflow run of {stage}: `{run_id}`\n\nTo see it: `mlflow ui --backend-store-uri {tracking_uri}`"
+        text = f"MLflow run of {stage}: `{run_id}`\n\nTo see it: `mlflow ui --backend-store-uri {redact(tracking_uri)}`"
         create_markdown_artifact(markdown=text, key=key)
 
 
 def run_url(tracking_uri: str, run_id: str) -> str:
-    """Address of a run in the web interface of a tracking server, without the password that the URI may hold."""
-    parts = urlsplit(tracking_uri)
-    address = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
-    return f"{address.rstrip('/')}/#/runs/{run_id}"
+    """Address of a run in the web interface of a tracking server."""
+    return f"{redact(tracking_uri).rstrip('/')}/#/runs/{run_id}"

@@ -31,7 +31,11 @@ def write_project(folder: Path, stages: list[Stage]) -> Path:
     lines = ["stages:"]
     for stage in stages:
         (folder / f"{stage.name}.py").write_text(stage.script)
-        lines += [f"  {stage.name}:", f"    cmd: {sys.executable} {stage.name}.py", f"    meta: {{phase: {stage.phase}}}"]
+        lines += [
+            f"  {stage.name}:",
+            f"    cmd: {sys.executable} {stage.name}.py",
+            f"    meta: {{phase: {stage.phase}}}",
+        ]
         lines += ["    deps:", *[f"    - {dep}" for dep in (f"{stage.name}.py", *stage.deps)]]
         lines += ["    outs:", *[f"    - {out}" for out in stage.outs]] if stage.outs else []
     (folder / "dvc.yaml").write_text("\n".join(lines) + "\n")

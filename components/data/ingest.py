@@ -1,26 +1,26 @@
 """From the objects of a snapshot to the manifest and the shards."""
 
-import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
+from components.data.decoding import EXTENSIONS
 from components.data.inspection import Inspection, Inspector
 from components.data.lock import Role, SourceLock, SourceObject
+from components.data.manifest import Manifest
 from components.data.manifest_builder import ManifestBuilder
 from components.data.shards import SHARD_LIMIT, ShardWriter
 from components.data.sources import Source, open_source
 from components.data.workers import chunked, map_chunks
-from components.errors import UserError
 from components.parameters import Params
 from components.settings import Settings
 from components.tracking import progress
 
-_log = logging.getLogger(__name__)
 MANY_OBJECTS = 1000
 MANY_BYTES = 64 << 20
 ASSUMED_BYTES = 16 << 10
@@ -98,12 +98,64 @@ def build_manifest(
     out_manifest.mkdir(parents=True)
     out_shards.mkdir(parents=True)
     builder = ManifestBuilder(lock, params.group_pattern)
-    with ShardWriter(out_shards, params.shard_bytes) as shards:
-        for found in progress(_inspected(lock, sources, params, settings), total=len(lock.objects), description="ingest"):
+    inspected = _inspected(lock, sources, params, settings)
+    with closing(inspected), ShardWriter(out_shards, params.shard_bytes) as shards:
+        for found in progress(inspected, total=len(lock.objects), description="ingest"):
             if builder.add(found) and found.data is not None:
-                shards.write(found.id, _EXTENSIONS[found.format or ""], found.data)
+                shards.write(found.id, EXTENSIONS[found.format or ""], found.data)
         locations = shards.locations()
     truth = {role: table for role, source in sources.items() if (table := source.truth()) is not None}
     manifest = builder.build(locations, truth, fraction=params.holdout_fraction, seed=params.seed)
     manifest.save(out_manifest)
     return _metrics(manifest, shards)
+
+
+def _open(lock: SourceLock, settings: Settings) -> dict[Role, Source]:
+    patterns = {"include": lock.include, "exclude": lock.exclude}
+    sources: dict[Role, Source] = {"train": open_source(lock.train_uri, role="train", settings=settings, **patterns)}
+    if lock.eval_uri is not None:
+        sources["eval"] = open_source(lock.eval_uri, role="eval", settings=settings, **patterns)
+    return sources
+
+
+def _inspected(
+    lock: SourceLock, sources: Mapping[Role, Source], params: IngestParams, settings: Settings
+) -> Generator[Inspection, None, None]:
+    inspector = Inspector(sources, params.max_pixels, params.max_bytes, params.min_side)
+    sizes = [_assumed_bytes(one, params) for one in lock.objects]
+    many = len(sizes) >= MANY_OBJECTS or sum(sizes) >= MANY_BYTES  # else starting workers takes longer than the work
+    chunks = chunked(lock.objects, lambda one: _assumed_bytes(one, params))
+    return map_chunks(inspector.inspect_all, chunks, workers=settings.thread_count() if many else 1)
+
+
+def _assumed_bytes(one: SourceObject, params: IngestParams) -> int:
+    return ASSUMED_BYTES if one.size is None else min(one.size, params.max_bytes)
+
+
+def _metrics(manifest: Manifest, shards: ShardWriter) -> dict[str, float]:
+    images, rows = manifest.images.num_rows, manifest.sources.num_rows
+    reasons = Counter(manifest.images["reason"].drop_null().to_pylist())
+    metrics: dict[str, float] = {
+        "images": images,
+        "ok": images - reasons.total(),
+        "quarantined": reasons.total(),
+        **{f"quarantined.{reason}": count for reason, count in reasons.items()},
+        "sources": rows,
+        "duplicates_exact": rows - images,
+        "train": len(manifest.ids("train")),
+        "eval": len(manifest.ids("eval")),
+        "classes": len(manifest.class_names),
+        "shards": shards.shards,
+        "bytes": shards.nbytes,
+    }
+    if manifest.truth is not None:
+        metrics |= _broken(manifest.truth, set(manifest.ids(status="quarantined")))
+    return metrics
+
+
+def _broken(truth: pa.Table, quarantined: set[str]) -> dict[str, float]:
+    """Files known to be broken, and how many of them were quarantined."""
+    planted = [
+        one for one, kind in zip(truth["id"].to_pylist(), truth["kind"].to_pylist(), strict=True) if kind == "broken"
+    ]
+    return {"broken.planted": len(planted), "broken.quarantined": sum(one in quarantined for one in planted)}

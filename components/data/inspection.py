@@ -82,6 +82,8 @@ class Inspector:
         if data is None:
             return Inspection(one, annotation, _id_unread(one), None, reason=TOO_MANY_BYTES)
         image_id = _id_read(one, data)
+        if len(data) > self.max_bytes:
+            return Inspection(one, annotation, image_id, None, reason=TOO_MANY_BYTES)
         try:
             decoded = decode(data, max_pixels=self.max_pixels, min_side=DECODED_SIDE, least_side=self.min_side)
         except DecodingError as error:

@@ -33,7 +33,7 @@ def phash(image: Image.Image) -> int:
 
 def hamming(a: UInt64[np.ndarray, "..."], b: UInt64[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
     """Number of bits in which hashes differ, 0 to 64; the arrays broadcast."""
-    differing: UInt8[np.ndarray, "..."] = np.bitwise_count(a ^ b)
+    differing: UInt8[np.ndarray, ...] = np.bitwise_count(a ^ b)
     return differing
 
 

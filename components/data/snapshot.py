@@ -3,16 +3,13 @@
 from pydantic import Field, field_validator
 
 from components.data.lock import Role, SourceLock, SourceObject, read_lock, same_lock, write_lock
-from components.data.sources import open_source
+from components.data.sources import is_scenes, open_source
 from components.data.sources.selection import IMAGE_PATTERNS
 from components.errors import UserError
 from components.parameters import Params
 from components.settings import Settings
 
 __all__ = ["SnapshotParams", "read_lock", "same_lock", "take_snapshot", "write_lock"]
-
-LEAST = {"train": 2, "eval": 1}
-"""Images without which there is nothing to train on or to evaluate."""
 
 
 class SnapshotParams(Params):
@@ -67,17 +64,16 @@ def take_snapshot(params: SnapshotParams, settings: Settings) -> SourceLock:
 def _listed(uri: str, role: Role, params: SnapshotParams, settings: Settings) -> list[SourceObject]:
     source = open_source(uri, role=role, settings=settings, include=params.include, exclude=params.exclude)
     objects = list(source.list())
-    if len(objects) < LEAST[role]:
-        raise UserError(f"{uri}: {len(objects)} images", remedy=f"at least {LEAST[role]} are needed to {_USE[role]}")
+    if role == "train" and len(objects) == 1:
+        raise UserError(f"{uri}: 1 image", remedy="at least 2 are needed to train")
+    if not objects:
+        raise UserError(f"{uri}: holds no image to evaluate on", remedy="give another evaluation source")
     return objects
-
-
-_USE = {"train": "train", "eval": "evaluate"}
 
 
 def _own_eval_part(uri: str) -> str | None:
     """Scenes bring an evaluation part of their own."""
-    if uri != "scenes" and not uri.startswith("scenes?"):
+    if not is_scenes(uri):
         return None
     from components.data.scenes.spec import parse_uri
 

@@ -6,10 +6,10 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from components.errors import UserError
 
@@ -39,7 +39,7 @@ def chunked(
 
 def map_chunks(
     work: Callable[[Sequence[T]], Sequence[R]], chunks: Iterable[Sequence[T]], *, workers: int
-) -> Iterator[R]:
+) -> Generator[R, None, None]:
     """Yields the results of `work` over chunks, in the order of the chunks, whatever the number of workers.
 
     At most `2 · workers + 1` chunks are in memory.
@@ -74,19 +74,19 @@ def map_chunks(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_work: Callable[[Sequence[object]], Sequence[object]] | None = None
+_work: Callable[[Sequence[Any]], Sequence[Any]] | None = None
 
 
-def _start(work: Callable[[Sequence[object]], Sequence[object]], parent: int) -> None:
+def _start(work: Callable[[Sequence[Any]], Sequence[Any]], parent: int) -> None:
     global _work
     _work = work
     warnings.simplefilter("ignore")  # decoders warn about every odd file; what counts is the reason they return
     threading.Thread(target=_follow, args=(parent,), daemon=True).start()
 
 
-def _run(chunk: Sequence[T]) -> Sequence[R]:
+def _run(chunk: Sequence[Any]) -> Sequence[Any]:
     assert _work is not None
-    return _work(chunk)  # type: ignore[return-value]
+    return _work(chunk)
 
 
 def _follow(parent: int) -> None:

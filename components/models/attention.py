@@ -23,8 +23,9 @@ def attend(
     (17 to 257 tokens: 1.1 to 3.5 times, see DESIGN.md); without gradients, and on a GPU, the flash kernel is.
     """
     if query.device.type == "cpu" and torch.is_grad_enabled():
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        return scores.softmax(dim=-1) @ value
+        scores = (query * float(query.shape[-1]) ** -0.5) @ key.transpose(-2, -1)
+        attended: Tensor = scores.softmax(dim=-1) @ value
+        return attended
     return F.scaled_dot_product_attention(query, key, value)
 
 

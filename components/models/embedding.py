@@ -69,7 +69,8 @@ class TokenEmbedding(nn.Module):
         patches = [self._patches(batch.to(dtype)) for batch in images]
         counts = [p.shape[0] * p.shape[1] for p in patches]
         embedded = self.projection(torch.cat([p.flatten(0, 1) for p in patches])).split(counts)
-        cls_token, mask_token = self.cls_token, self.mask_token
+        cls_token: Tensor = self.cls_token
+        mask_token: Tensor = self.mask_token
         if all(mask is None for mask in masks):
             # Every parameter takes part in every step: a gradient that is absent on one process aborts ZeRO-3.
             cls_token = cls_token + 0.0 * mask_token

@@ -78,7 +78,8 @@ class Block(nn.Module):
         """
         if kept is None:
             x = x + self.scale1(self.attention(self.norm1(x), shapes=shapes))
-            return x + self.scale2(self.ffn(self.norm2(x)))
+            out: Tensor = x + self.scale2(self.ffn(self.norm2(x)))
+            return out
         subset, fewer = _take(x, shapes, [rows[0] for rows in kept])
         x = _add(x, shapes, [rows[0] for rows in kept], self.scale1(self.attention(self.norm1(subset), shapes=fewer)))
         subset, _ = _take(x, shapes, [rows[1] for rows in kept])
@@ -108,7 +109,7 @@ def _add(x: Tensor, shapes: Sequence[Shape], kept: Sequence[Tensor], branch: Ten
 
 
 def _split(x: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
-    return x.split([batch * tokens for batch, tokens in shapes])
+    return torch.split(x, [batch * tokens for batch, tokens in shapes])
 
 
 class VisionTransformer(nn.Module):

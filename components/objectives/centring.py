@@ -81,7 +81,7 @@ class SoftmaxCentring(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Follow a move to a device, but stay in float32 when the model is cast to bfloat16."""
         exact = self.centre.float()
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.centre = exact.to(self.centre.device)
         return self
 

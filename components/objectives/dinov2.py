@@ -45,13 +45,13 @@ class PatchRows(NamedTuple):
     Attributes:
         rows: positions in the flattened [crops x patches].
         weights: one over the number of such patches in the crop.
-        count: how many rows are real; one row with weight 0 stands in when there is none, so that every process runs
+        real: how many rows are real; one row with weight 0 stands in when there is none, so that every process runs
             every module.
     """
 
     rows: Int[Tensor, " rows"]
     weights: Float[Tensor, " rows"]
-    count: int
+    real: int
 
 
 class Targets(NamedTuple):
@@ -188,8 +188,8 @@ class DINOv2Objective(Objective):
         cls = self.dino_centring(cls_logits, state.teacher_temperature)
         patch_targets = None
         if patches is not None and patch_logits is not None:
-            real = self.ibot_centring(patch_logits[: patches.count], state.teacher_temperature)
-            padding = len(patch_logits) - patches.count
+            real = self.ibot_centring(patch_logits[: patches.real], state.teacher_temperature)
+            padding = len(patch_logits) - patches.real
             patch_targets = torch.cat([real, real.new_zeros(padding, real.shape[1])]) if padding else real
         return Targets(cls.view(GLOBAL_VIEWS, -1, cls.shape[-1]), patch_targets, tokens.cls)
 

@@ -4,8 +4,8 @@ Every loss is normalised over the local batch, so that its mean over processes w
 the global batch.
 """
 
-from collections.abc import Sequence
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,8 @@ def soft_cross_entropy(
         masses: sum of each row of each target (1 for one distribution, 2 for the sum of two).
         temperature: student temperature.
     """
-    return cast(Tensor, _SoftCrossEntropy.apply(logits, targets, counts, masses, temperature))
+    apply: Callable[..., Tensor] = _SoftCrossEntropy.apply
+    return apply(logits, targets, counts, masses, temperature)
 
 
 def dino_loss(
@@ -88,12 +89,10 @@ def dino_loss(
     """
     local_views = len(logits) - GLOBAL_VIEWS
     terms = GLOBAL_VIEWS + GLOBAL_VIEWS * local_views
-    if local_views:
-        targets = torch.stack([teacher[1], teacher[0], teacher[0] + teacher[1]])
-        counts, masses = (1, 1, local_views), (1.0, 1.0, 2.0)
-    else:
-        targets, counts, masses = teacher.flip(0), (1, 1), (1.0, 1.0)
-    losses = soft_cross_entropy(logits, targets, counts=counts, masses=masses, temperature=temperature)
+    targets = torch.stack([teacher[1], teacher[0], teacher[0] + teacher[1]])
+    losses = soft_cross_entropy(
+        logits, targets, counts=(1, 1, local_views), masses=(1.0, 1.0, 2.0), temperature=temperature
+    )
     per_view = losses.mean(dim=1)
     return per_view[:GLOBAL_VIEWS].sum() / terms, per_view[GLOBAL_VIEWS:].sum() / terms
 

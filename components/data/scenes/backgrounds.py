@@ -119,8 +119,9 @@ def paint(scene: Background, x: Field, y: Field) -> Float[NDArray[np.float64], "
     weight = FAMILIES[scene.family](scene, x, y)
     across = np.clip(0.5 + 0.35 * (scene.axis[1] * x - scene.axis[0] * y), 0.0, 1.0) * 0.5
     first, second, third = scene.colours
-    blend: Float[NDArray[np.float64], "height width 3"] = first + weight[..., None] * (second - first)
-    return blend + across[..., None] * (third - blend)
+    blend = first + weight[..., None] * (second - first)
+    painted: Float[NDArray[np.float64], "height width 3"] = blend + across[..., None] * (third - blend)
+    return painted
 
 
 def depth(scene: Background, x: Field, y: Field) -> Field:

@@ -15,8 +15,11 @@ from components.data.scenes.textures import TEXTURES
 
 Field = Float[NDArray[np.float64], "height width"]
 NOISE = 0.02
+"""Standard deviation of the camera's noise; the full scale is 1."""
 SHADOW = 0.45
+"""Light that an object's shadow takes."""
 RELIEF = 0.3
+"""How far an object's middle bulges towards the camera, in its radii."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ def render(layout: Layout, spec: ScenesSpec) -> Scene:
         instances[rows, columns][inside] = number
     rng = stream(spec.seed, "noise", *layout.noise)
     grain = rng.random((size, size, 3))
-    image = image * (layout.light.exposure * layout.light.tint) + (NOISE * 3.4641) * (grain - 0.5)
+    image = image * (layout.light.exposure * layout.light.tint) + (NOISE * 12.0**0.5) * (grain - 0.5)
     pixels = np.floor(np.clip(image, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
     return Scene(pixels, mask, instances, depth, _boxes(layout, instances), layout)
 

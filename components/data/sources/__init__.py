@@ -13,7 +13,7 @@ from components.data.sources.selection import Selection
 from components.errors import UserError
 from components.settings import Settings
 
-__all__ = ["Annotation", "Source", "open_source"]
+__all__ = ["Annotation", "S3Source", "Source", "is_scenes", "object_uri", "open_source"]
 
 _KINDS = "give a folder, a .tar, s3://BUCKET/PREFIX, or scenes"
 
@@ -34,7 +34,7 @@ def open_source(
         UserError: if there is no such source, or nothing reads this kind of it.
     """
     selection = Selection(include, exclude)
-    if uri == "scenes" or uri.startswith("scenes?"):
+    if is_scenes(uri):
         # scenes implement the protocol of this package
         from components.data.scenes.source import ScenesSource
         from components.data.scenes.spec import parse_uri
@@ -48,13 +48,24 @@ def open_source(
     return _open_path(uri, role, settings, selection)
 
 
+def object_uri(uri: str, name: str) -> str:
+    """Where one object of a source is: `folder/name`, `s3://bucket/prefix/name`, `a.tar#name`, `scenes#name`."""
+    inside = is_scenes(uri) or uri.lower().endswith(".tar")
+    return f"{uri}#{name}" if inside else f"{uri.rstrip('/')}/{name}"
+
+
+def is_scenes(uri: str) -> bool:
+    """Whether a URI names generated scenes; a folder of that name is written `./scenes`."""
+    return uri == "scenes" or uri.startswith("scenes?")
+
+
 def _open_path(uri: str, role: Role, settings: Settings, selection: Selection) -> Source:
     path = Path(uri).expanduser()
     cache = DigestCache(settings.cache / "digests.sqlite", workers=settings.thread_count())
-    if path.is_dir():
-        return FolderSource(uri, role, selection, cache)
     if not uri or not path.exists():
         raise UserError(f"'{uri}': no such file or folder", remedy=_KINDS)
+    if path.is_dir():
+        return FolderSource(uri, role, selection, cache)
     if path.suffix.lower() == ".tar":
         return TarSource(uri, role, selection, cache)
     raise UserError(f"{uri}: neither a folder nor a .tar", remedy="unpack it first; compressed archives are not read")

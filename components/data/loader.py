@@ -1,0 +1,221 @@
+"""From ids to the crops of a step. What a step sees is a pure function of the step: resuming needs no state."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from components.data.batch import CropBatch
+from components.data.colour import augment
+from components.data.decoding import decode_rgb
+from components.data.masking import MaskParams, draw_masks
+from components.data.order import Visit, visits
+from components.data.resampling import MATRIX_SIDE, crop_with_matrices, crop_with_pillow
+from components.data.views import Draws, ViewParams, draw_views, kinds
+from components.errors import UserError
+
+CACHE_BYTES = 2 * 1024**3
+PREFETCHED = 2
+
+
+class Reader(Protocol):
+    """Anything that gives the bytes of an image."""
+
+    def read(self, image_id: str) -> bytes:
+        """The file's bytes."""
+        ...
+
+
+class CropLoader:
+    """Crops and masks of one process's share of each step.
+
+    Args:
+        reader: gives the bytes of an image.
+        ids: images to train on; their order does not matter.
+        views: the crop recipe.
+        masks: the mask recipe.
+        global_batch: images of a step over all processes.
+        seed: seed of the run.
+        rank: this process; it gets the images `[rank * B / W, (rank + 1) * B / W)` of the global batch.
+        world_size: number of processes.
+        workers: decoding threads; 0: no thread at all, batches are made when asked for.
+        patch_size: side of a patch, pixels.
+        device: where crops are made.
+        cache_bytes: decoded images of at most so many bytes are kept in memory.
+
+    Raises:
+        UserError: when there are fewer than two images, or fewer than in a batch.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        ids: Sequence[str],
+        *,
+        views: ViewParams,
+        masks: MaskParams,
+        global_batch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 1,
+        patch_size: int,
+        device: str = "cpu",
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if len(ids) < max(global_batch, 2):
+            raise UserError(
+                f"{len(ids)} images to train on, and a batch of {global_batch}",
+                remedy=f"take a batch_size of at most {max(len(ids), 2)}, or more images",
+            )
+        self.waited_s = 0.0
+        """Seconds that `iterate` has waited for a batch."""
+        self._reader = reader
+        self._ids = sorted(ids)
+        self._views = views
+        self._masks = masks
+        self._global_batch = global_batch
+        self._seed = seed
+        self._share = global_batch // world_size
+        self._first = rank * self._share
+        self._workers = workers
+        self._grid = views.global_size // patch_size
+        self._device = device
+        self._cache: dict[str, np.ndarray] = {}
+        self._cache_left = cache_bytes
+        self._min_side = _least_side(views)
+        self._pool = ThreadPoolExecutor(workers, "decode") if workers > 1 else None
+
+    def batch(self, step: int, *, micro: int = 0, micros: int = 1) -> CropBatch:
+        """Crops of this process's share of a step, or of one of its equal, contiguous parts.
+
+        Args:
+            step: optimizer step.
+            micro: which part.
+            micros: number of parts.
+        """
+        count = self._share // micros
+        first = self._first + micro * count
+        start = step * self._global_batch + first
+        seen = visits(self._seed, len(self._ids), start, start + count)
+        masks = draw_masks(self._masks, seed=self._seed, step=step, crops=2 * self._global_batch, grid=self._grid).view(
+            2, self._global_batch, -1
+        )
+        return CropBatch(
+            crops=self._crops(seen),
+            masks=masks[:, first : first + count].reshape(2 * count, -1).to(self._device),
+            ids=tuple(self._ids[visit.place] for visit in seen),
+            positions=torch.arange(first, first + count),
+            step=step,
+        )
+
+    def iterate(self, start: int, stop: int, *, micros: int = 1) -> Iterator[CropBatch]:
+        """Batches of the steps from `start` to before `stop`, each in `micros` parts, made ahead in the background."""
+        wanted = [(step, micro) for step in range(start, stop) for micro in range(micros)]
+        if self._workers == 0:
+            for step, micro in wanted:
+                began = time.perf_counter()
+                made = self.batch(step, micro=micro, micros=micros)
+                self.waited_s += time.perf_counter() - began
+                yield made
+            return
+        ready: queue.Queue[CropBatch | BaseException] = queue.Queue(PREFETCHED)
+        stopping = threading.Event()
+        thread = threading.Thread(
+            target=self._make_ahead, args=(wanted, micros, ready, stopping), name="loader", daemon=True
+        )
+        thread.start()
+        try:
+            for _ in wanted:
+                began = time.perf_counter()
+                item = ready.get()
+                self.waited_s += time.perf_counter() - began
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopping.set()
+            while thread.is_alive():
+                _drain(ready)
+                thread.join(0.02)
+
+    def close(self) -> None:
+        """Ends the decoding threads."""
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+
+    def _make_ahead(
+        self,
+        wanted: list[tuple[int, int]],
+        micros: int,
+        ready: "queue.Queue[CropBatch | BaseException]",
+        stopping: threading.Event,
+    ) -> None:
+        try:
+            for step, micro in wanted:
+                if stopping.is_set():
+                    return
+                ready.put(self.batch(step, micro=micro, micros=micros))
+        except BaseException as error:  # handed to the consumer, which raises it
+            ready.put(error)
+
+    def _crops(self, seen: list[Visit]) -> list[torch.Tensor]:
+        ids = [self._ids[visit.place] for visit in seen]
+        images = list(self._pool.map(self._decoded, ids)) if self._pool else [self._decoded(one) for one in ids]
+        drawn = [
+            draw_views(self._views, seed=self._seed, epoch=visit.epoch, image_id=one, width=w, height=h)
+            for visit, one, (h, w, _) in zip(seen, ids, (image.shape for image in images), strict=True)
+        ]
+        crops = []
+        for number, kind in enumerate(kinds(self._views)):
+            draws = Draws.stack([one[number] for one in drawn])
+            made = _resampled(images, draws.boxes, kind.size, self._device)
+            crops.append(augment(made, draws, self._views.blur_kernel))
+        return crops
+
+    def _decoded(self, image_id: str) -> np.ndarray:
+        """UInt8[height, width, 3], no larger than the crops need."""
+        if (cached := self._cache.get(image_id)) is not None:
+            return cached
+        image = np.array(decode_rgb(self._reader.read(image_id), min_side=self._min_side))
+        if image.nbytes <= self._cache_left:
+            self._cache_left -= image.nbytes
+            self._cache[image_id] = image
+        return image
+
+
+def _least_side(views: ViewParams) -> int:
+    """Short side at which the smallest box still has as many pixels as its crop."""
+    return int(np.ceil(max(kind.size / np.sqrt(kind.scale[0]) for kind in kinds(views))))
+
+
+def _resampled(images: list[np.ndarray], boxes: np.ndarray, size: int, device: str) -> torch.Tensor:
+    """Crops of images of any size; which operator makes a crop depends on its own image alone."""
+    count, views = len(images), len(boxes) // len(images)
+    crops = torch.empty(views * count, 3, size, size, device=device)
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(row)
+    for shape, members in by_shape.items():
+        rows = (np.arange(views)[:, None] * count + np.array(members)[None]).reshape(-1)
+        if max(shape[:2]) <= MATRIX_SIDE or device != "cpu":
+            stacked = torch.from_numpy(np.stack([images[row] for row in members])).to(device)
+            made = crop_with_matrices(stacked.permute(0, 3, 1, 2).float(), boxes[rows], size)
+        else:
+            each = [crop_with_pillow(images[row], boxes[row::count], size) for row in members]
+            made = torch.stack(each, dim=1).flatten(0, 1)
+        crops[torch.from_numpy(rows).to(device)] = made
+    return crops
+
+
+def _drain(ready: "queue.Queue[CropBatch | BaseException]") -> None:
+    while True:
+        try:
+            ready.get_nowait()
+        except queue.Empty:
+            return

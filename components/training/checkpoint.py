@@ -1,0 +1,195 @@
+"""Checkpoints that are there whole or not at all.
+
+`ROOT/step-00000120/` holds safetensors files, `state.json` and `manifest.json` with the SHA-256 of each of them. It is
+written as a temporary folder, flushed, read back against the manifest, marked with the file `verified`, and renamed;
+only then `newest.json` is replaced and older checkpoints are deleted. What a kill leaves behind is either a temporary
+folder, which nothing reads, or a whole checkpoint. Reading verifies again and takes the newest one that passes.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_log = logging.getLogger(__name__)
+MANIFEST = "manifest.json"
+VERIFIED = "verified"
+POINTER = "newest.json"
+STATE = "state.json"
+_PREFIX = "step-"
+_PARTIAL = ".partial-"
+
+
+class CheckpointError(Exception):
+    """A checkpoint does not hold what its manifest says."""
+
+
+class CheckpointStore:
+    """The checkpoints of one training run.
+
+    Args:
+        folder: of this run, made on the first write.
+        keep: how many whole checkpoints stay.
+    """
+
+    def __init__(self, folder: Path, *, keep: int = 2) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def partial(self, step: int) -> Path:
+        """The temporary folder in which the checkpoint of a step is written; made by `begin`."""
+        return self.folder / f"{_PARTIAL}{_name(step)}"
+
+    def begin(self, step: int) -> Path:
+        """An empty temporary folder; what earlier kills left behind is removed."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.partial(step).mkdir()
+        return self.partial(step)
+
+    def commit(self, step: int, digests: Mapping[str, str]) -> Path:
+        """Makes the temporary folder of a step the newest checkpoint.
+
+        Args:
+            step: its step.
+            digests: SHA-256 of each file, as computed from memory while writing.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: if what lies on the disk is not what was written.
+            OSError: if there is no space; earlier checkpoints are untouched.
+        """
+        partial, final = self.partial(step), self.folder / _name(step)
+        write_durably(partial / MANIFEST, json.dumps({"step": step, "files": dict(digests)}, indent=1).encode())
+        _check_files(partial)
+        write_durably(partial / VERIFIED, b"")
+        sync_folder(partial)
+        if final.exists():
+            shutil.rmtree(final)
+        partial.rename(final)
+        sync_folder(self.folder)
+        self._point(step)
+        self._retain()
+        return final
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint that verifies; those that do not are named in the log and passed over."""
+        found = self._found()
+        pointed = self._pointed()
+        if found and pointed != found[-1][0]:
+            _log.warning("%s names step %s, the newest checkpoint is that of step %d", POINTER, pointed, found[-1][0])
+        for _, folder in reversed(found):
+            try:
+                verify(folder)
+            except CheckpointError as error:
+                _log.warning("%s is damaged (%s); taking the one before", folder, error)
+            else:
+                return folder
+        return None
+
+    def peek(self) -> dict[str, Any] | None:
+        """`state.json` of the newest checkpoint that has a readable one; nothing else is verified."""
+        for _, folder in reversed(self._found()):
+            try:
+                return read_state(folder)
+            except CheckpointError:
+                continue
+        return None
+
+    def clear(self) -> None:
+        """Removes every checkpoint of the run."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _found(self) -> list[tuple[int, Path]]:
+        marked = [path for path in self.folder.glob(f"{_PREFIX}*") if (path / VERIFIED).exists()]
+        return sorted((int(path.name.removeprefix(_PREFIX)), path) for path in marked)
+
+    def _pointed(self) -> int | None:
+        try:
+            return int(json.loads((self.folder / POINTER).read_bytes())["step"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _point(self, step: int) -> None:
+        temporary = self.folder / f".{POINTER}"
+        write_durably(temporary, json.dumps({"step": step}).encode())
+        temporary.replace(self.folder / POINTER)
+        sync_folder(self.folder)
+
+    def _retain(self) -> None:
+        for _, folder in self._found()[: -self.keep]:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def verify(folder: Path) -> None:
+    """Checks every file of a checkpoint against its manifest.
+
+    Raises:
+        CheckpointError: naming the file.
+    """
+    if not (folder / VERIFIED).exists():
+        raise CheckpointError(f"{VERIFIED} is missing")
+    _check_files(folder)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """`state.json` of a checkpoint.
+
+    Raises:
+        CheckpointError: if it is missing or no JSON object.
+    """
+    try:
+        state = json.loads((folder / STATE).read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{STATE}: {error}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{STATE} holds no object")
+    return state
+
+
+def write_durably(path: Path, content: bytes) -> str:
+    """Writes and flushes to the disk.
+
+    Returns:
+        SHA-256 of the content, hexadecimal.
+    """
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return hashlib.sha256(content).hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _check_files(folder: Path) -> None:
+    try:
+        files = dict(json.loads((folder / MANIFEST).read_bytes())["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{MANIFEST}: {type(error).__name__}") from None
+    for name, digest in files.items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{name}: {error.strerror}") from None
+        if found != digest:
+            raise CheckpointError(f"{name}: its SHA-256 is not that of the manifest")
+
+
+def _name(step: int) -> str:
+    return f"{_PREFIX}{step:08d}"

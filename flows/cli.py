@@ -1,0 +1,193 @@
+"""The command `selfsight`. Everything slow is imported inside the commands."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.settings import get_settings
+
+if TYPE_CHECKING:
+    from components.settings import Settings
+
+app = typer.Typer(
+    name="selfsight",
+    help="Turns unlabelled images into a vision backbone a team can trust, and keeps it current.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="SRC", help="folder, .tar, s3://BUCKET/PREFIX, or scenes[?…]")
+]
+Eval = Annotated[str | None, typer.Option("--eval", metavar="SRC", help="labelled images to evaluate on")]
+Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="a file of infra/recipes, without .yaml")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a parameter; may be given often")
+]
+Retries = Annotated[int, typer.Option(min=0, help="how often a stage that crashed is started again")]
+Phases = Annotated[list[str] | None, typer.Argument(metavar="[PHASE]...", help="phases to make; default: all")]
+Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="default: the candidate")]
+
+
+@app.command()
+def run(
+    phases: Phases = None,
+    data: Data = None,
+    eval_: Eval = None,
+    recipe: Recipe = None,
+    set_: Set = None,
+    retries: Retries = 1,
+) -> None:
+    """Run the pipeline: a snapshot of the source, then every stage that is not up to date.
+
+    --data, --eval, --recipe and --set change params.yaml and show the difference.
+    """
+    from flows.params_edit import Request
+    from flows.run import run as run_pipeline
+
+    request = Request(data, eval_, recipe, tuple(set_ or ()))
+    run_pipeline(get_settings(), phases or [], request, retries=retries)
+
+
+@app.command()
+def snapshot(data: Data = None, eval_: Eval = None) -> None:
+    """Record what the source holds now, in data/source.lock, and which embedder is used."""
+    from components.stages import paths
+    from components.stages.params import load_params
+    from flows.params_edit import Request
+    from flows.run import change_parameters
+    from flows.snapshot import refresh_locks
+
+    settings = _settings()
+    change_parameters(settings, Request(data, eval_))
+    refreshed = refresh_locks(load_params(settings.root / paths.PARAMS), settings)
+    typer.echo(refreshed.describe())
+
+
+@app.command()
+def doctor() -> None:
+    """Check the machine, the experiment and the services; each problem comes with a remedy."""
+    from flows.doctor import all_checks
+
+    failed = False
+    for check in all_checks(get_settings()):
+        remedy = f"  → {check.remedy}" if check.level != "ok" and check.remedy else ""
+        typer.echo(f"{check.level:<5} {check.name:<14} {check.detail}{remedy}")
+        failed = failed or check.level == "fail"
+    if failed:
+        raise typer.Exit(USER_ERROR_EXIT_CODE)
+
+
+@app.command()
+def status() -> None:
+    """Show what is up to date, what ran last, and what is registered."""
+    from flows.status import last_run, registered_versions, stage_statuses
+
+    settings = _settings()
+    for stage in stage_statuses(settings.root):
+        typer.echo(f"{stage.phase:<10} {stage.stage:<10} {stage.detail}")
+    try:
+        typer.echo(f"last run   {last_run(settings) or 'none'}")
+        versions = registered_versions(settings)
+        for alias in ("candidate", "champion"):
+            number = versions.get(alias)
+            typer.echo(f"{alias:<10} " + (f"{settings.model_name} version {number}" if number else "none"))
+    except Exception as error:  # MLflow may fail in any way, and what DVC knows stays true
+        typer.echo(f"MLflow does not answer ({type(error).__name__})")
+
+
+@app.command()
+def retrain(retries: Retries = 1) -> None:
+    """Look for new images; if there are any: the pipeline, the gate, the promotion, the push."""
+    from flows.run import retrain_once
+
+    retrain_once(get_settings(), retries=retries)
+
+
+@app.command("serve-flows")
+def serve_flows() -> None:
+    """Run `retrain` on the schedule of params.yaml, one at a time, until stopped."""
+    from flows.deployments import serve_retrain
+
+    serve_retrain(get_settings())
+
+
+@app.command()
+def promote(version: Version = None) -> None:
+    """Make a registered version the champion, if it passes the gate."""
+    from flows.promotion import promote_version
+
+    typer.echo(promote_version(_settings(), version))
+
+
+@app.command()
+def rollback() -> None:
+    """Make the champion before this one the champion again."""
+    from flows.promotion import roll_back
+
+    typer.echo(roll_back(_settings()))
+
+
+@app.command()
+def push() -> None:
+    """Send every out of the pipeline to the shared bucket."""
+    _transfer("push")
+
+
+@app.command()
+def pull() -> None:
+    """Fetch every out of the checked-out commit from the shared bucket."""
+    _transfer("pull")
+
+
+def _transfer(direction: Literal["push", "pull"]) -> None:
+    from flows.sharing import transfer
+    from flows.terminal import Terminal
+
+    settings = _settings()
+    terminal = Terminal(sys.stderr)
+    transfer(direction, settings, terminal.show)
+
+
+def _settings() -> "Settings":
+    """The settings, once it is known that this is the project."""
+    from flows.preflight import PROJECT, preflight
+
+    settings = get_settings()
+    preflight(settings, PROJECT)
+    return settings
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one line and exit code 2, without a traceback."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        app(prog_name=Path(sys.argv[0]).name)
+    except UserError as error:
+        sys.stderr.write(f"selfsight: {error}\n")
+        sys.exit(USER_ERROR_EXIT_CODE)
+    except Exception as error:
+        code = _stage_code(error)
+        if code is None:
+            raise
+        sys.stderr.write(f"selfsight: {error}\n")
+        sys.exit(code)
+
+
+def _stage_code(error: Exception) -> int | None:
+    """The stage's own exit code, if it is a stage that failed; its traceback, if any, has been shown already."""
+    if "flows.repro" not in sys.modules:
+        return None
+    from flows.repro import StageError
+
+    return error.code if isinstance(error, StageError) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,225 @@
+"""The S3 source against a real server of the protocol on loopback, also behind a bad line."""
+
+import http.client
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import boto3
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+
+from components.data.ingest import IngestParams, build_manifest
+from components.data.lock import SourceLock
+from components.data.manifest import Manifest
+from components.data.shards import ShardReader
+from components.data.snapshot import SnapshotParams, take_snapshot
+from components.data.sources import bucket
+from components.errors import UserError
+from components.settings import Settings
+
+URI = "s3://photos/2026/animals"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    yield f"http://{host}:{port}"
+    moto.stop()
+
+
+@pytest.fixture(autouse=True)
+def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Credentials of the test only, no other source of them, and no waiting."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-shown")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setattr(bucket, "ATTEMPTS", 3)
+    monkeypatch.setattr(bucket, "BACKOFF_SECONDS", 0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "animals"
+    for index in range(8):
+        path = root / ("cat" if index < 4 else "dog") / f"{index} ü.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small = np.random.default_rng(index).integers(0, 256, (6, 6, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((48, 32)).save(path)
+    return root
+
+
+@pytest.fixture
+def filled(server: str, folder: Path) -> Iterator[str]:
+    """A bucket that holds the folder; the endpoint."""
+    urlopen(Request(f"{server}/moto-api/reset", method="POST")).close()
+    s3 = boto3.client("s3", endpoint_url=server)
+    s3.create_bucket(Bucket="photos")
+    for path in folder.rglob("*.jpg"):
+        s3.upload_file(str(path), "photos", f"2026/animals/{path.relative_to(folder)}")
+    s3.put_object(Bucket="photos", Key="2026/animals/", Body=b"")
+    s3.put_object(Bucket="photos", Key="2026/animals/notes.txt", Body=b"no image")
+    s3.put_object(Bucket="photos", Key="2026/animals-of-others/x.jpg", Body=b"another prefix")
+    yield server
+    s3.close()
+
+
+@pytest.fixture
+def at(tmp_path: Path) -> Callable[[str | None], Settings]:
+    def settings(endpoint: str | None) -> Settings:
+        return Settings(root=tmp_path, home=tmp_path, threads=1, s3_endpoint=endpoint, _env_file=None)
+
+    return settings
+
+
+def snapshot(settings: Settings, uri: str = URI) -> SourceLock:
+    return take_snapshot(SnapshotParams(source=uri), settings)
+
+
+def ingested(lock: SourceLock, out: Path, settings: Settings) -> dict[str, bytes]:
+    build_manifest(lock, IngestParams(), out / "manifest", out / "shards", settings)
+    manifest = Manifest.load(out / "manifest")
+    with ShardReader(out / "shards", manifest.locations) as reader:
+        return {row["name"]: reader.read(row["id"]) for row in manifest.sources.to_pylist()}
+
+
+def test_a_bucket_gives_the_same_images_as_the_folder_it_was_filled_from(filled, folder, at, tmp_path) -> None:
+    settings = at(filled)
+    lock = snapshot(settings)
+    assert all(one.digest.startswith("etag:") for one in lock.objects)
+    assert ingested(lock, tmp_path / "a", settings) == {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.jpg")
+    }
+    ingested(snapshot(settings, str(folder)), tmp_path / "b", settings)
+    for name in ("manifest/images.parquet", "manifest/locations.parquet", "shards/shard-000000.tar"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_more_objects_than_one_page_are_listed(filled, at) -> None:
+    s3 = boto3.client("s3", endpoint_url=filled)
+    for index in range(1005):
+        s3.put_object(Bucket="photos", Key=f"many/{index:04d}.jpg", Body=b"x")
+    assert len(snapshot(at(filled), "s3://photos/many/").objects) == 1005
+
+
+@pytest.mark.parametrize("change", ["put_object", "delete_object"])
+def test_an_object_that_changed_after_the_snapshot_is_named(filled, at, tmp_path, change) -> None:
+    settings = at(filled)
+    lock = snapshot(settings)
+    key = {"Bucket": "photos", "Key": "2026/animals/dog/5 ü.jpg"}
+    s3 = boto3.client("s3", endpoint_url=filled)
+    s3.put_object(**key, Body=b"another") if change == "put_object" else s3.delete_object(**key)
+    with pytest.raises(UserError, match=r"dog/5 ü\.jpg: gone or changed since the snapshot.*selfsight snapshot"):
+        ingested(lock, tmp_path / "a", settings)
+
+
+def test_a_missing_bucket_and_an_empty_prefix_are_told_apart(filled, at) -> None:
+    with pytest.raises(UserError, match="s3://nowhere: no such bucket"):
+        snapshot(at(filled), "s3://nowhere/x")
+    with pytest.raises(UserError, match="s3://photos/nothing: is empty"):
+        snapshot(at(filled), "s3://photos/nothing")
+    with pytest.raises(UserError, match="s3://No_Bucket: not the name of a bucket"):
+        snapshot(at(filled), "s3://No_Bucket")
+
+
+def test_wrong_credentials_are_refused_and_not_shown(filled, at) -> None:
+    require_credentials = Request(f"{filled}/moto-api/reset-auth", data=b"0", method="POST")
+    allow_everyone = Request(f"{filled}/moto-api/reset-auth", data=b"inf", method="POST")
+    urlopen(require_credentials).close()
+    try:
+        with pytest.raises(UserError, match="the credentials are refused.*AWS_ACCESS_KEY_ID") as error:
+            snapshot(at(filled))
+    finally:
+        urlopen(allow_everyone).close()
+    assert "not-to-be-shown" not in str(error.value)
+
+
+def test_no_credentials_say_which_variables_to_set(filled, at, monkeypatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(UserError, match="no usable AWS credentials.*AWS_ACCESS_KEY_ID"):
+        snapshot(at(filled))
+
+
+def test_an_endpoint_that_nobody_listens_on_is_named_without_its_password(at) -> None:
+    with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9 cannot be reached.*SELFSIGHT_S3_ENDPOINT") as error:
+        snapshot(at("http://user:password@127.0.0.1:9"))
+    assert "password" not in str(error.value)
+
+
+class BadLine(BaseHTTPRequestHandler):
+    """Passes requests on; spoils the first answers for each image as `fault` says."""
+
+    upstream: str
+    fault: str
+    spoilt: int
+    seen: dict[str, int]
+    lock = threading.Lock()
+
+    def do_GET(self) -> None:
+        connection = http.client.HTTPConnection(self.upstream.removeprefix("http://"))
+        connection.request("GET", self.path, headers=dict(self.headers))
+        answer = connection.getresponse()
+        body = answer.read()
+        headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
+        connection.close()
+        with self.lock:
+            self.seen[self.path] = self.seen.get(self.path, 0) + 1
+            bad = ".jpg" in self.path and self.seen[self.path] <= self.spoilt
+        if bad and self.fault == "503":
+            self.send_error(503, "Slow Down")
+            return
+        if bad and self.fault == "reset":
+            self.connection.close()
+            return
+        self.send_response(answer.status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if bad else body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def bad_line(filled: str) -> Iterator[Callable[[str, int], str]]:
+    servers = []
+
+    def start(fault: str, spoilt: int) -> str:
+        handler = type("Handler", (BadLine,), {"upstream": filled, "fault": fault, "spoilt": spoilt, "seen": {}})
+        proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        proxy.handle_error = lambda *_: None  # a connection that was cut on purpose
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        servers.append(proxy)
+        return f"http://127.0.0.1:{proxy.server_address[1]}"
+
+    yield start
+    for proxy in servers:
+        proxy.shutdown()
+        proxy.server_close()
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "short"])
+def test_f9_a_line_that_fails_twice_is_tried_again(bad_line, folder, at, tmp_path, fault) -> None:
+    settings = at(bad_line(fault, 1 if fault == "reset" else 2))
+    assert ingested(snapshot(settings), tmp_path / "a", settings) == {
+        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.jpg")
+    }
+
+
+@pytest.mark.parametrize("fault", ["503", "short"])
+def test_f9_a_line_that_keeps_failing_is_given_up_with_the_name(bad_line, at, tmp_path, fault) -> None:
+    settings = at(bad_line(fault, 1000))
+    with pytest.raises(UserError, match=r"s3://photos/2026/animals/cat/0 ü\.jpg: .*again later"):
+        ingested(snapshot(settings), tmp_path / "a", settings)

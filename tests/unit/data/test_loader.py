@@ -1,0 +1,150 @@
+"""What a step sees is a pure function of the step, whatever the number of processes, parts or threads."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from components.data.loader import CropLoader
+from components.data.masking import MaskParams, draw_masks
+from components.data.order import visits
+from components.data.views import ViewParams
+from components.errors import UserError
+
+IDS = [f"{n:02x}" * 32 for n in range(20)]
+VIEWS = ViewParams(global_size=16, local_size=8, local_crops=2)
+
+
+class Pictures:
+    """Twenty PNGs of two sizes."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+
+    def read(self, image_id: str) -> bytes:
+        self.reads += 1
+        rng = np.random.default_rng(int(image_id[:2], 16))
+        side = 24 if image_id < "0a" else 160
+        out = BytesIO()
+        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(out, "PNG")
+        return out.getvalue()
+
+
+def loader(**changes: object) -> CropLoader:
+    arguments = {"views": VIEWS, "masks": MaskParams(), "global_batch": 8, "seed": 3, "workers": 0, "patch_size": 4}
+    return CropLoader(Pictures(), IDS, **{**arguments, **changes})  # type: ignore[arg-type]
+
+
+def views_of(crops: torch.Tensor, images: int) -> torch.Tensor:
+    return crops.view(-1, images, *crops.shape[1:])
+
+
+def test_shapes_and_masks() -> None:
+    batch = loader().batch(0)
+    assert [tuple(crops.shape) for crops in batch.crops] == [(16, 3, 16, 16), (16, 3, 8, 8)]
+    assert batch.masks.shape == (16, 16)
+    assert batch.positions.tolist() == list(range(8))
+    assert len(batch) == len(set(batch.ids)) == 8
+
+
+@pytest.mark.parametrize(("world", "micros"), [(2, 1), (4, 1), (1, 2), (2, 2)])
+def test_the_parts_of_a_step_are_the_step(world: int, micros: int) -> None:
+    whole = loader().batch(5)
+    parts = [
+        loader(rank=rank, world_size=world).batch(5, micro=micro, micros=micros)
+        for rank in range(world)
+        for micro in range(micros)
+    ]
+    assert sum((part.ids for part in parts), ()) == whole.ids
+    assert torch.equal(torch.cat([part.positions for part in parts]), whole.positions)
+    for kind in (0, 1):
+        joined = torch.cat([views_of(part.crops[kind], len(part)) for part in parts], dim=1)
+        assert torch.equal(joined, views_of(whole.crops[kind], 8))
+    masks = torch.cat([views_of(part.masks, len(part)) for part in parts], dim=1)
+    assert torch.equal(masks, views_of(whole.masks, 8))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_iterating_gives_what_each_step_is(workers: int) -> None:
+    reference = loader()
+    seen = list(loader(workers=workers).iterate(2, 6))
+    assert [batch.step for batch in seen] == [2, 3, 4, 5]
+    for batch in seen:
+        plain = reference.batch(batch.step)
+        assert batch.ids == plain.ids
+        assert all(torch.equal(a, b) for a, b in zip(batch.crops, plain.crops, strict=True))
+
+
+def test_leaving_an_iteration_early_ends_its_thread() -> None:
+    import threading
+
+    batches = loader(workers=1).iterate(0, 100)
+    next(batches)
+    batches.close()
+    assert not [thread for thread in threading.enumerate() if thread.name == "loader"]
+
+
+def test_a_failing_reader_is_raised_where_the_batch_is_awaited() -> None:
+    class Broken:
+        def read(self, image_id: str) -> bytes:
+            raise OSError("gone")
+
+    broken = CropLoader(Broken(), IDS, views=VIEWS, masks=MaskParams(), global_batch=4, seed=0, workers=1, patch_size=4)
+    with pytest.raises(OSError, match="gone"):
+        next(broken.iterate(0, 3))
+
+
+def test_small_images_are_decoded_once() -> None:
+    pictures = Pictures()
+    cached = CropLoader(
+        pictures, IDS, views=VIEWS, masks=MaskParams(), global_batch=10, seed=0, workers=0, patch_size=4
+    )
+    list(cached.iterate(0, 8))
+    assert pictures.reads == len(IDS)
+
+
+def test_without_room_in_memory_every_visit_decodes_and_nothing_else_changes() -> None:
+    small, large = loader(cache_bytes=0).batch(4), loader().batch(4)
+    assert all(torch.equal(a, b) for a, b in zip(small.crops, large.crops, strict=True))
+
+
+def test_each_epoch_holds_every_image_once_and_epochs_differ() -> None:
+    first = [visit.place for visit in visits(0, 20, 0, 20)]
+    second = [visit.place for visit in visits(0, 20, 20, 40)]
+    assert sorted(first) == sorted(second) == list(range(20))
+    assert first != second
+    assert {visit.epoch for visit in visits(0, 20, 15, 25)} == {0, 1}
+
+
+def test_more_batch_than_images_is_refused_with_a_remedy() -> None:
+    with pytest.raises(UserError, match="batch_size of at most 20"):
+        loader(global_batch=32)
+
+
+def test_masks_have_the_stated_share_of_crops_and_patches() -> None:
+    shares = []
+    for step in range(30):
+        masks = draw_masks(MaskParams(), seed=0, step=step, crops=64, grid=14)
+        counts = masks.sum(dim=1)
+        assert (counts > 0).sum() == 32
+        shares += (counts[counts > 0] / 196).tolist()
+    assert min(shares) > 0.05
+    assert max(shares) <= 0.5
+    assert np.mean(shares) == pytest.approx(0.3, abs=0.03)
+
+
+def test_masks_are_blocks_and_differ_from_step_to_step() -> None:
+    first, second = (draw_masks(MaskParams(), seed=0, step=step, crops=32, grid=14) for step in (0, 1))
+    assert not torch.equal(first, second)
+    grid = first.view(-1, 14, 14)
+    neighbours = (grid[:, 1:] & grid[:, :-1]).sum() / grid.sum()
+    assert neighbours > 0.6
+
+
+@pytest.mark.parametrize("grid", [2, 4, 8])
+def test_small_grids_never_mask_more_than_asked(grid: int) -> None:
+    for step in range(20):
+        masks = draw_masks(MaskParams(ratio_max=0.5), seed=0, step=step, crops=16, grid=grid)
+        assert masks.sum(dim=1).max() <= grid * grid / 2

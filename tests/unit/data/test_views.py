@@ -1,0 +1,163 @@
+"""Crops and colours match plain versions, and every sample's result is its own."""
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from components.data import colour
+from components.data.resampling import crop_with_matrices, crop_with_pillow
+from components.data.views import Draws, ViewParams, draw_views, kinds
+
+ID = "ab" * 32
+
+
+def noise(count: int, height: int, width: int) -> np.ndarray:
+    """Pictures with structure at several scales."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    big = [Image.fromarray(one).resize((width, height), Image.Resampling.BICUBIC) for one in coarse]
+    fine = rng.integers(-20, 20, (count, height, width, 3))
+    return np.clip(np.stack([np.asarray(one) for one in big]) + fine, 0, 255).astype(np.uint8)
+
+
+def crops_of(seed: int = 0, count: int = 6, side: int = 24) -> torch.Tensor:
+    return torch.from_numpy(noise(count, side, side)).permute(0, 3, 1, 2).float() / 255
+
+
+@pytest.mark.parametrize("size", [7, 16, 32, 48])
+def test_matrix_crops_match_pillow(size: int) -> None:
+    images = noise(3, 40, 56)
+    boxes = np.array([[0, 0, 56, 40], [10, 5, 20, 30], [30, 20, 9, 9], [0, 0, 9, 13], [47, 31, 9, 9], [3, 3, 37, 29.0]])
+    made = crop_with_matrices(torch.from_numpy(images).permute(0, 3, 1, 2).float(), boxes, size)
+    for row, box in enumerate(boxes):
+        plain = crop_with_pillow(images[row % 3], box[None], size)[0]
+        assert (made[row] - plain).abs().max() < 2.5 / 255  # Pillow rounds to 8 bits between its two passes
+
+
+def test_matrix_crops_match_pillow_on_real_photos(real_data: Path) -> None:
+    import tarfile
+
+    with tarfile.open(real_data / "cifar10" / "test.tar") as tar:
+        members = [member for member in tar.getmembers() if member.isfile()][:20]
+        images = np.stack([np.asarray(Image.open(tar.extractfile(member)).convert("RGB")) for member in members])
+    drawn = [draw_views(ViewParams(), seed=0, epoch=0, image_id=ID, width=32, height=32)[1] for _ in members]
+    boxes = Draws.stack(drawn).boxes
+    made = crop_with_matrices(torch.from_numpy(images).permute(0, 3, 1, 2).float(), boxes, 16)
+    plain = torch.stack([crop_with_pillow(images[row % 20], box[None], 16)[0] for row, box in enumerate(boxes)])
+    assert (made - plain).abs().max() < 2.5 / 255
+
+
+def test_hue_matches_colorsys() -> None:
+    crops = crops_of()
+    turn = torch.tensor([-0.4, -0.1, 0.0, 0.05, 0.1, 0.5])
+    made = colour.hue(crops.clone(), turn)
+    for row in range(len(crops)):
+        for y, x in ((0, 0), (5, 7), (11, 3)):
+            h, s, v = colorsys.rgb_to_hsv(*crops[row, :, y, x].tolist())
+            plain = colorsys.hsv_to_rgb((h + turn[row].item()) % 1, s, v)
+            assert torch.allclose(made[row, :, y, x], torch.tensor(plain), atol=1e-5)
+
+
+def test_grey_pixels_keep_their_hue() -> None:
+    grey = torch.full((1, 3, 4, 4), 0.3)
+    assert torch.equal(colour.hue(grey, torch.tensor([0.3])), grey)
+
+
+def test_contrast_and_saturation_match_their_definition() -> None:
+    crops = crops_of()
+    factor = torch.linspace(0.5, 1.5, len(crops))
+    contrasted, saturated = colour.contrast(crops, factor), colour.saturation(crops, factor)
+    for row, f in enumerate(factor.tolist()):
+        image = crops[row].double().numpy()
+        grey = 0.2989 * image[0] + 0.587 * image[1] + 0.114 * image[2]
+        assert np.allclose(contrasted[row], np.clip(f * image + (1 - f) * grey.mean(), 0, 1), atol=1e-5)
+        assert np.allclose(saturated[row], np.clip(f * image + (1 - f) * grey, 0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
+def test_blur_matches_a_plain_convolution_with_reflected_edges(sigma: float) -> None:
+    crops = crops_of(side=20)
+    made = colour.blur(crops, torch.full((len(crops),), sigma), 9)
+    offsets = np.arange(-4, 5)
+    kernel = np.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel /= kernel.sum()
+    padded = np.pad(crops.double().numpy(), ((0, 0), (0, 0), (4, 4), (4, 4)), mode="reflect")
+    rows = sum(weight * padded[:, :, i : i + 20, :] for i, weight in enumerate(kernel))
+    plain = sum(weight * rows[:, :, :, i : i + 20] for i, weight in enumerate(kernel))
+    assert np.allclose(made, plain, atol=1e-5)
+
+
+def test_solarisation_inverts_bright_pixels_only() -> None:
+    crops = torch.tensor([0.2, 128 / 255, 0.9]).view(1, 3, 1, 1)
+    assert torch.allclose(colour.solarise(crops).flatten(), torch.tensor([0.2, 1 - 128 / 255, 0.1]), atol=1e-6)
+
+
+def test_a_crop_of_the_batch_is_what_it_would_be_alone() -> None:
+    params = ViewParams(global_size=24, local_size=12, local_crops=2)
+    drawn = [draw_views(params, seed=1, epoch=2, image_id=f"{n:064x}", width=40, height=40)[0] for n in range(7)]
+    images = torch.from_numpy(noise(7, 40, 40)).permute(0, 3, 1, 2).float()
+    together = Draws.stack(drawn)
+    batch = colour.augment(crop_with_matrices(images, together.boxes, 24), together, 9)
+    for row in range(7):
+        own = Draws.stack(drawn[row : row + 1])
+        alone = colour.augment(crop_with_matrices(images[row : row + 1], own.boxes, 24), own, 9)
+        assert torch.equal(batch[row::7], alone)
+
+
+def test_draws_depend_on_seed_epoch_and_image_alone() -> None:
+    params = ViewParams()
+
+    def draw(seed: int, epoch: int, image_id: str) -> np.ndarray:
+        return draw_views(params, seed=seed, epoch=epoch, image_id=image_id, width=50, height=40)[0].boxes
+
+    base = draw(0, 0, ID)
+    assert np.array_equal(base, draw(0, 0, ID))
+    others = [draw(1, 0, ID), draw(0, 1, ID), draw(0, 0, "cd" * 32)]
+    assert all(not np.array_equal(base, other) for other in others)
+
+
+def test_boxes_lie_in_the_image_and_have_the_stated_area_and_aspect() -> None:
+    params = ViewParams(global_scale=(0.3, 0.6))
+    for number in range(50):
+        boxes = draw_views(params, seed=0, epoch=number, image_id=ID, width=200, height=150)[0].boxes
+        left, top, width, height = boxes.T
+        assert (left >= 0).all()
+        assert (top >= 0).all()
+        assert (left + width <= 200).all()
+        assert (top + height <= 150).all()
+        area = width * height / (200 * 150)
+        assert (area > 0.28).all()
+        assert (area < 0.62).all()
+        assert (width / height > 0.73).all()
+        assert (width / height < 1.36).all()
+
+
+def test_an_image_too_thin_for_any_box_gives_its_centre() -> None:
+    params = ViewParams(global_scale=(0.9, 1.0))
+    boxes = draw_views(params, seed=0, epoch=0, image_id=ID, width=1000, height=10)[0].boxes
+    assert np.array_equal(boxes, np.tile([493.0, 0, 13, 10], (2, 1)))
+
+
+@pytest.mark.parametrize(("convention", "expected"), [("released", (0.0, 0.9, 0.5)), ("paper", (1.0, 0.1, 0.5))])
+def test_the_two_blur_conventions(convention: str, expected: tuple[float, ...]) -> None:
+    params = ViewParams(blur=convention)  # type: ignore[arg-type]
+    drawn = [draw_views(params, seed=0, epoch=n, image_id=ID, width=50, height=50) for n in range(400)]
+    first, second = (np.mean([one[0].sigma[view] > 0 for one in drawn]) for view in (0, 1))
+    local = np.mean([one[1].sigma > 0 for one in drawn])
+    assert (first, second, local) == pytest.approx(expected, abs=0.06)
+
+
+def test_only_the_second_global_crop_is_solarised() -> None:
+    drawn = [draw_views(ViewParams(), seed=0, epoch=n, image_id=ID, width=50, height=50) for n in range(300)]
+    rate = np.mean([one[0].solarise for one in drawn], axis=0)
+    assert rate[0] == 0
+    assert rate[1] == pytest.approx(0.2, abs=0.07)
+    assert not any(one[1].solarise.any() for one in drawn)
+
+
+def test_without_local_crops_there_is_one_kind() -> None:
+    assert len(kinds(ViewParams(local_crops=0))) == 1

@@ -1,0 +1,131 @@
+"""The command line's changes to params.yaml: checked whole, shown, and never with a secret."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from components.errors import UserError
+from components.parameters import Params, validate
+from flows.params_edit import Request, edit_params
+from flows.yaml_text import parse
+
+
+class Snapshot(Params):
+    source: str
+    eval: str | None = None
+
+
+class Training(Params):
+    steps: int = Field(ge=1)
+    patch_size: int = 4
+
+
+class Everything(Params):
+    snapshot: Snapshot
+    training: Training
+
+
+TEXT = """\
+snapshot:
+  source: scenes  # which images
+  eval: labelled
+training:
+  steps: 10  # how many
+"""
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "demo.yaml").write_text("# quick\ntraining:\n  steps: 3\n")
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT)
+    return path
+
+
+def edit(path: Path, request: Request) -> str:
+    def check(text: str) -> None:
+        validate(Everything, parse(text), where=path.name)
+
+    return edit_params(path, request, check, recipes=path.parent / "recipes")
+
+
+def test_a_set_value_is_written_and_the_difference_shown(params: Path) -> None:
+    difference = edit(params, Request(overrides=("training.steps=20",)))
+    assert difference == "-  steps: 10  # how many\n+  steps: 20  # how many"
+    assert params.read_text() == TEXT.replace("10", "20")
+
+
+def test_nothing_asked_for_means_nothing_read_or_written(tmp_path: Path) -> None:
+    assert edit(tmp_path / "absent.yaml", Request()) == ""
+
+
+def test_a_value_that_is_there_already_shows_no_difference(params: Path) -> None:
+    assert edit(params, Request(overrides=("training.steps=10",))) == ""
+
+
+def test_new_data_without_evaluation_data_forgets_the_old_ones(params: Path) -> None:
+    edit(params, Request(data="/photos"))
+    assert parse(params.read_text())["snapshot"] == {"source": "/photos", "eval": None}
+
+
+def test_new_data_come_with_their_evaluation_data(params: Path) -> None:
+    edit(params, Request(data="a.tar", eval="b.tar"))
+    assert parse(params.read_text())["snapshot"] == {"source": "a.tar", "eval": "b.tar"}
+
+
+def test_single_keys_win_over_the_recipe(params: Path) -> None:
+    edit(params, Request(recipe="demo", overrides=("training.patch_size=8",)))
+    assert parse(params.read_text())["training"] == {"steps": 3, "patch_size": 8}
+    edit(params, Request(recipe="demo", overrides=("training.steps=5",)))
+    assert parse(params.read_text())["training"]["steps"] == 5
+
+
+def test_an_unknown_recipe_is_refused_naming_the_nearest(params: Path) -> None:
+    with pytest.raises(UserError, match=r"no recipe 'dmo' in .*: did you mean 'demo'"):
+        edit(params, Request(recipe="dmo"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.step=3", "unknown key 'training.step': did you mean 'steps'"),
+        ("trainin.steps=3", "unknown key 'trainin': did you mean 'training'"),
+        ("training.steps=many", "'training.steps' is 'many'"),
+        ("training.steps=0", "'training.steps' is 0"),
+        ("training.steps.x=0", "'training.steps' is a value"),
+        ("training.steps", "not KEY=VALUE"),
+        ("=3", "not KEY=VALUE"),
+        ("training.steps=[1", "not valid YAML"),
+    ],
+)
+def test_f16_a_wrong_override_is_refused_before_anything_is_written(params: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        edit(params, Request(overrides=("training.patch_size=8", override)))
+    assert message in str(caught.value)
+    assert params.read_text() == TEXT
+
+
+def test_a_change_may_mend_a_file_that_is_wrong(params: Path) -> None:
+    params.write_text(TEXT.replace("10", "0"))
+    edit(params, Request(overrides=("training.steps=1",)))
+    assert parse(params.read_text())["training"]["steps"] == 1
+
+
+def test_a_file_that_is_no_yaml_is_named_with_the_line(params: Path) -> None:
+    params.write_text("a: [1\nb: 2\n")
+    with pytest.raises(UserError, match=r"not valid YAML .*line"):
+        edit(params, Request(data="x"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://AKIA:geheim@bucket/x", "https://u:geheim@host/x.tar", "https://h/x.tar?X-Amz-Signature=geheim"],
+)
+def test_f15_a_secret_is_neither_written_nor_repeated(params: Path, uri: str) -> None:
+    for request in (Request(data=uri), Request(data="x", eval=uri), Request(overrides=(f"snapshot.source='{uri}'",))):
+        with pytest.raises(UserError) as caught:
+            edit(params, request)
+        assert "geheim" not in str(caught.value)
+    assert params.read_text() == TEXT

@@ -1,0 +1,26 @@
+"""No address that is shown or written down holds a secret."""
+
+import pytest
+
+from flows.redaction import holds_secret, redact
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("postgresql://user:geheim@host:5432/db", "postgresql://host:5432/db"),
+        ("https://token@host/path", "https://host/path"),
+        ("https://host/x.tar?X-Amz-Signature=abc&y=1", "https://host/x.tar"),
+    ],
+)
+def test_secrets_are_removed(address: str, shown: str) -> None:
+    assert holds_secret(address)
+    assert redact(address) == shown
+
+
+@pytest.mark.parametrize(
+    "address", ["s3://bucket/prefix", "scenes?images=30&seed=1", "/photos/a@b.tar", "sqlite:////home/x/mlflow.db"]
+)
+def test_an_address_without_a_secret_stays_as_it_is(address: str) -> None:
+    assert not holds_secret(address)
+    assert redact(address) == address
