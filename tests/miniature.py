@@ -79,3 +79,23 @@ def commit(folder: Path, message: str = "state") -> None:
     """Commits everything."""
     run(folder, "git", "add", "--all")
     run(folder, *GIT, "commit", "--quiet", "-m", message)
+
+
+DRIVER = """
+import sys
+from components.settings import get_settings
+from flows.repro import StageError
+from flows.run import signals_unwind
+from flows.server import prefect_server
+
+with signals_unwind(), prefect_server(get_settings()) as orchestrator:
+    from flows.pipeline import pipeline
+    from flows.terminal import own_terminal
+
+    with own_terminal(), orchestrator.connect():
+        try:
+            pipeline(retries=0)
+        except StageError as error:
+            sys.exit(error.code)
+"""
+"""The pipeline as `selfsight run` runs it, but for the snapshot."""

@@ -24,9 +24,9 @@ def phash(image: Image.Image) -> int:
         64 bits, as a number below 2**64; 0 for a picture of one colour.
     """
     grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    pixels = np.asarray(grey, dtype=np.float64)
+    pixels = np.frombuffer(grey.tobytes(), dtype=np.uint8).reshape(SIDE, SIDE).astype(np.float64)
     low = (_BASIS @ pixels @ _BASIS.T)[_ROWS, _COLUMNS]
-    ordered = np.sort(low)
+    ordered = np.partition(low, (BITS // 2 - 1, BITS // 2))
     twice_median = ordered[BITS // 2 - 1] + ordered[BITS // 2]
     return int.from_bytes(np.packbits(2.0 * low > twice_median).tobytes(), "big")
 

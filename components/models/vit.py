@@ -8,13 +8,12 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from components.models.attention import Attention, Shape
+from components.models.attention import Shape
+from components.models.block import NORM_EPS, Block, Wanted, split_sizes
 from components.models.drop_path import DropPathRng, draw_kept
 from components.models.embedding import Interpolation, TokenEmbedding
-from components.models.layers import LayerScale, Mlp, SwiGlu, swiglu_hidden
+from components.models.layers import Mlp, SwiGlu, swiglu_hidden
 from components.parameters import Params
-
-NORM_EPS = 1e-6
 
 
 class ViTConfig(Params):
@@ -51,65 +50,17 @@ class Tokens(NamedTuple):
     patches: Float[Tensor, "batch patches width"]
 
 
-class Block(nn.Module):
-    """Pre-norm attention and feed-forward, each a residual branch."""
+class Readout(NamedTuple):
+    """Class tokens of a batch and some of its patch tokens, after the final norm."""
 
-    def __init__(self, config: ViTConfig) -> None:
-        super().__init__()
-        width = config.width
-        hidden = int(width * config.ffn_ratio)
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = Attention(width, config.heads)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
-        self.ffn = Mlp(width, hidden) if config.ffn == "mlp" else SwiGlu(width, swiglu_hidden(hidden))
-        scaled = config.layer_scale is not None
-        self.scale1 = LayerScale(width, config.layer_scale) if scaled else nn.Identity()  # type: ignore[arg-type]
-        self.scale2 = LayerScale(width, config.layer_scale) if scaled else nn.Identity()  # type: ignore[arg-type]
-
-    def forward(
-        self, x: Float[Tensor, "rows width"], *, shapes: Sequence[Shape], kept: Sequence[Tensor] | None = None
-    ) -> Float[Tensor, "rows width"]:
-        """Run both branches.
-
-        Args:
-            x: tokens of all crops, crop after crop, size after size.
-            shapes: (crops, tokens of a crop) of each size.
-            kept: for each size, Long[2, kept]: the crops the branches run on; None: all.
-        """
-        if kept is None:
-            x = x + self.scale1(self.attention(self.norm1(x), shapes=shapes))
-            out: Tensor = x + self.scale2(self.ffn(self.norm2(x)))
-            return out
-        subset, fewer = _take(x, shapes, [rows[0] for rows in kept])
-        x = _add(x, shapes, [rows[0] for rows in kept], self.scale1(self.attention(self.norm1(subset), shapes=fewer)))
-        subset, _ = _take(x, shapes, [rows[1] for rows in kept])
-        return _add(x, shapes, [rows[1] for rows in kept], self.scale2(self.ffn(self.norm2(subset))))
+    cls: Float[Tensor, "batch width"]
+    patches: Float[Tensor, "rows width"]
 
 
-def _take(x: Tensor, shapes: Sequence[Shape], kept: Sequence[Tensor]) -> tuple[Tensor, list[Shape]]:
-    """Tokens of the kept crops, and their shapes."""
-    parts = [
-        part.view(batch, -1).index_select(0, rows).view(-1, x.shape[-1])
-        for part, (batch, _), rows in zip(_split(x, shapes), shapes, kept, strict=True)
-    ]
-    return torch.cat(parts), [(len(rows), tokens) for (_, tokens), rows in zip(shapes, kept, strict=True)]
-
-
-def _add(x: Tensor, shapes: Sequence[Shape], kept: Sequence[Tensor], branch: Tensor) -> Tensor:
-    """Add the branch to the kept crops, scaled by crops over kept crops."""
-    branches = _split(branch, [(len(rows), tokens) for (_, tokens), rows in zip(shapes, kept, strict=True)])
-    return torch.cat(
-        [
-            part.view(batch, -1)
-            .index_add(0, rows, residual.view(len(rows), -1), alpha=batch / len(rows))
-            .view(-1, x.shape[-1])
-            for part, (batch, _), rows, residual in zip(_split(x, shapes), shapes, kept, branches, strict=True)
-        ]
-    )
-
-
-def _split(x: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
-    return torch.split(x, [batch * tokens for batch, tokens in shapes])
+def _block(config: ViTConfig) -> Block:
+    width, hidden = config.width, int(config.width * config.ffn_ratio)
+    ffn = Mlp(width, hidden) if config.ffn == "mlp" else SwiGlu(width, swiglu_hidden(hidden))
+    return Block(width, config.heads, ffn, config.layer_scale)
 
 
 class VisionTransformer(nn.Module):
@@ -130,7 +81,7 @@ class VisionTransformer(nn.Module):
             registers=config.registers,
             interpolation=config.interpolation,
         )
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
 
     @overload
@@ -169,6 +120,34 @@ class VisionTransformer(nn.Module):
             packed = block(packed, shapes=shapes, kept=kept)
         tokens = self._unpack(self.norm(packed), shapes)
         return tokens[0] if isinstance(images, Tensor) else tokens
+
+    def read_out(
+        self,
+        images: list[Tensor],
+        patches: list[Tensor | None],
+        *,
+        masks: list[Tensor | None] | None = None,
+        rng: DropPathRng | None = None,
+    ) -> list[Readout]:
+        """Class tokens and chosen patch tokens: what `forward` gives for them, at less cost in the last block.
+
+        Args:
+            images: batches of different sizes.
+            patches: for each batch, Long[rows], positions in its flattened [crops x patches]; None: no patch.
+            masks: as in `forward`.
+            rng: as in `forward`.
+
+        Returns:
+            For each batch, its class tokens and the patch tokens in the order asked for.
+        """
+        packed, shapes = self._embed(images, masks)
+        wanted, counts = self._wanted(shapes, patches, packed.device)
+        kept = self._kept(rng, shapes, packed.device)
+        for number, block in enumerate(self.blocks):
+            last = number == len(self.blocks) - 1
+            packed = block(packed, shapes=shapes, kept=kept[number], wanted=wanted if last else None)
+        parts = torch.split(self.norm(packed), counts)
+        return [Readout(cls, rows) for cls, rows in zip(parts[::2], parts[1::2], strict=True)]
 
     def intermediate(
         self, images: Float[Tensor, "batch channels height width"], n: int | Sequence[int]
@@ -210,10 +189,27 @@ class VisionTransformer(nn.Module):
         on_device = [kind.to(device, non_blocking=True) for kind in drawn]
         return [[kind[number] for kind in on_device] for number in range(len(self.blocks))]
 
+    def _wanted(
+        self, shapes: list[Shape], patches: list[Tensor | None], device: torch.device
+    ) -> tuple[Wanted, list[int]]:
+        """Rows and crops of what is read out, and how many class and patch tokens of each size."""
+        first = 1 + self.config.registers
+        rows, crops, counts = [], [], []
+        row_start = crop_start = 0
+        for (batch, tokens), chosen in zip(shapes, patches, strict=True):
+            every = torch.arange(batch, device=device)
+            chosen = every[:0] if chosen is None else chosen
+            crop = chosen // (tokens - first)
+            rows += [row_start + every * tokens, row_start + crop * tokens + first + chosen % (tokens - first)]
+            crops += [crop_start + every, crop_start + crop]
+            counts += [batch, len(chosen)]
+            row_start, crop_start = row_start + batch * tokens, crop_start + batch
+        return Wanted(torch.cat(rows), torch.cat(crops)), counts
+
     def _unpack(self, packed: Tensor, shapes: list[Shape]) -> list[Tokens]:
         first = 1 + self.config.registers
         tokens = []
-        for (batch, count), part in zip(shapes, _split(packed, shapes), strict=True):
+        for (batch, count), part in zip(shapes, split_sizes(packed, shapes), strict=True):
             rows = part.view(batch, count, -1)
             tokens.append(Tokens(cls=rows[:, 0], registers=rows[:, 1:first], patches=rows[:, first:]))
         return tokens

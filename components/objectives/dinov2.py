@@ -10,7 +10,7 @@ from torch import Tensor
 from components.data.batch import CropBatch
 from components.errors import UserError
 from components.models.drop_path import DropPathRng
-from components.models.vit import Tokens, ViTConfig
+from components.models.vit import Readout, ViTConfig
 from components.objectives import measures
 from components.objectives.base import Losses, Objective, StepState
 from components.objectives.branch import Branch, HeadParams, seeded_weights
@@ -134,15 +134,14 @@ class DINOv2Objective(Objective):
             )
         patches = self._patch_rows(batch, state) if params.ibot_weight > 0 else None
         targets = self._targets(batch, patches, state)
-        tokens = self._student_tokens(batch, state)
+        tokens = self._student_tokens(batch, patches, state)
         cls = torch.cat([part.cls for part in tokens])
-        selected = None if patches is None else _select(tokens[0], patches.rows)
-        cls_logits, patch_logits = self.student.prototype_logits(cls, selected)
+        cls_logits, patch_logits = self.student.prototype_logits(cls, None if patches is None else tokens[0].patches)
         cls_logits = cls_logits.view(-1, images, cls_logits.shape[-1])
 
         global_term, local_term = dino_loss(cls_logits, targets.cls, temperature=params.student_temperature)
         loss = params.dino_weight * (global_term + local_term)
-        parts = {"dino_global": global_term, "dino_local": local_term}
+        parts = {"dino": global_term + local_term, "dino_global": global_term, "dino_local": local_term}
         if patch_logits is not None and patches is not None and targets.patches is not None:
             parts["ibot"] = ibot_loss(
                 patch_logits,
@@ -167,10 +166,9 @@ class DINOv2Objective(Objective):
         weights = 1.0 / batch.masks.sum(dim=1)[crop].float()
         return _padded(rows, weights)
 
-    def _student_tokens(self, batch: CropBatch, state: StepState) -> list[Tokens]:
+    def _student_tokens(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> list[Readout]:
         """Tokens of all crops; masked and with stochastic depth."""
-        masked = self.params.ibot_weight > 0
-        masks = [batch.masks if masked else None, None][: len(batch.crops)]
+        masks = [None if patches is None else batch.masks, None][: len(batch.crops)]
         rng = DropPathRng(
             seed=state.seed,
             step=state.step,
@@ -178,13 +176,13 @@ class DINOv2Objective(Objective):
             images=len(batch.ids),
             group=self.params.drop_path_group,
         )
-        return cast(list[Tokens], self.student.backbone(batch.crops, masks, rng=rng))
+        return self.student.backbone.read_out(batch.crops, patch_rows(batch, patches), masks=masks, rng=rng)
 
     @torch.no_grad()
     def _targets(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> Targets:
-        tokens: Tokens = self.teacher.backbone(batch.crops[0])
-        selected = None if patches is None else _select(tokens, patches.rows)
-        cls_logits, patch_logits = self.teacher.prototype_logits(tokens.cls, selected)
+        rows = None if patches is None else patches.rows
+        [tokens] = self.teacher.backbone.read_out(batch.crops[:1], [rows])
+        cls_logits, patch_logits = self.teacher.prototype_logits(tokens.cls, None if rows is None else tokens.patches)
         cls = self.dino_centring(cls_logits, state.teacher_temperature)
         patch_targets = None
         if patches is not None and patch_logits is not None:
@@ -235,6 +233,6 @@ def _padded(rows: Int[Tensor, " rows"], weights: Float[Tensor, " rows"]) -> Patc
     return PatchRows(rows, weights, count) if count else PatchRows(rows.new_zeros(1), weights.new_zeros(1), 0)
 
 
-def _select(tokens: Tokens, rows: Int[Tensor, " rows"]) -> Float[Tensor, "rows width"]:
-    """Patch tokens at positions of the flattened [crops x patches]."""
-    return tokens.patches.flatten(0, 1).index_select(0, rows)
+def patch_rows(batch: CropBatch, patches: PatchRows | None) -> list[Tensor | None]:
+    """The patches to read out of each crop size: of the global crops only."""
+    return [None if patches is None else patches.rows, None][: len(batch.crops)]

@@ -1,6 +1,6 @@
 """Distillation of a frozen, larger teacher into a student (Oquab et al. 2024, section 5)."""
 
-from typing import ClassVar, Self, cast
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ from torch import nn
 
 from components.data.batch import CropBatch
 from components.errors import UserError
-from components.models.vit import Tokens, VisionTransformer, ViTConfig
+from components.models.vit import Readout, VisionTransformer, ViTConfig
 from components.objectives.base import StepState
 from components.objectives.branch import Branch, HeadParams, seeded_weights
-from components.objectives.dinov2 import DINOv2Objective, DINOv2Params, PatchRows
+from components.objectives.dinov2 import DINOv2Objective, DINOv2Params, PatchRows, patch_rows
 from components.parameters import Params
 
 
@@ -91,8 +91,9 @@ class DistillationObjective(DINOv2Objective):
         rows = (torch.arange(crops)[:, None] * tokens + chosen[None]).flatten().to(batch.masks.device)
         return PatchRows(rows, torch.full((len(rows),), 1.0 / count, device=rows.device), len(rows))
 
-    def _student_tokens(self, batch: CropBatch, state: StepState) -> list[Tokens]:
-        return cast(list[Tokens], self.student.backbone(batch.crops))
+    def _student_tokens(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> list[Readout]:
+        """Tokens of all crops, as they are."""
+        return self.student.backbone.read_out(batch.crops, patch_rows(batch, patches))
 
 
 def _check_fit(config: ViTConfig, params: DistillationParams, teacher: Branch) -> None:

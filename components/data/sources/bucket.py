@@ -1,6 +1,7 @@
 """Images below a prefix of an S3 bucket."""
 
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3 import S3Client
 
+_connecting = threading.Lock()
 _log = logging.getLogger(__name__)
 ATTEMPTS = 5
 """Tries of one request, or of one body cut short, before the stage gives up."""
@@ -23,6 +25,8 @@ BACKOFF_SECONDS = 0.2
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
 CONNECTIONS = 16
+PAGE = 1000
+"""Objects asked for in one listing request."""
 CHANGED = "take a new snapshot with `selfsight snapshot`"
 _REFUSED = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401"}
 _GONE = {"NoSuchKey", "404", "PreconditionFailed", "412"}
@@ -89,28 +93,18 @@ class S3Source:
         """Nothing is known about objects but their keys."""
 
     def _keys(self) -> Iterator[tuple[str, tuple[int, str]]]:
-        pages = self._connected().get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
-        for page in pages:
+        pages = self._connected().get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self._bucket, Prefix=self._prefix, PaginationConfig={"PageSize": PAGE}):
             for entry in page.get("Contents", []):
                 name = entry["Key"].removeprefix(self._prefix)
                 if name and not name.endswith("/"):
                     yield name, (entry["Size"], entry["ETag"].strip('"'))
 
     def _connected(self) -> "S3Client":
-        if self._client is None:
-            import boto3
-            from botocore.config import Config
-
-            config = Config(
-                retries={"mode": "standard", "max_attempts": ATTEMPTS},
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                max_pool_connections=CONNECTIONS,
-                s3={"addressing_style": "path" if self._endpoint else "auto"},
-            )
-            # a session of its own: the default one is shared by threads and is not safe to create clients from
-            self._client = boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
-        return self._client
+        with _connecting:  # eight threads would make eight clients, half a second of work each
+            if self._client is None:
+                self._client = _client(self._endpoint)
+            return self._client
 
     @contextmanager
     def _explained(self, what: str) -> Iterator[None]:
@@ -126,7 +120,7 @@ class S3Source:
 
     def _client_error(self, error: Any, what: str) -> UserError:
         code = str(error.response.get("Error", {}).get("Code", "unknown"))
-        if code == "NoSuchBucket":
+        if code in ("NoSuchBucket", "InvalidBucketName"):
             return UserError(f"s3://{self._bucket}: no such bucket", remedy="give an existing one, or set the endpoint")
         if code in _REFUSED:
             remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the right to read the bucket"
@@ -148,6 +142,21 @@ class S3Source:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None}
+
+
+def _client(endpoint: str | None) -> "S3Client":
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        retries={"mode": "standard", "max_attempts": ATTEMPTS},
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        max_pool_connections=CONNECTIONS,
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    # a session of its own: clients must not be made from the shared default one in several threads
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
 
 
 def _whole_body(body: "StreamingBody", what: str) -> bytes | None:

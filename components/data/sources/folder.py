@@ -32,21 +32,24 @@ class FolderSource:
         self._selection = selection
         self._cache = cache
         self._root = Path(uri).expanduser().resolve()
+        self._parents: dict[str, str] = {}
 
     def list(self) -> Iterator[SourceObject]:
         """Yields every image with its size and SHA-256, sorted by name."""
         found = self._selection.of(self._files(self._root, ""), self.uri)
-        stamps = [Stamp(str(self._root / name), stat.st_size, stat.st_mtime_ns) for name, stat in found]
+        stamps = [Stamp(f"{self._root}/{name}", stat.st_size, stat.st_mtime_ns) for name, stat in found]
         for (name, stat), digest in zip(found, self._cache.digests(stamps, _hash), strict=True):
             yield SourceObject(self.role, name, stat.st_size, digest)
 
     def read(self, name: str, digest: str | None = None) -> bytes:
         """Returns the bytes of a file, see `Source.read`."""
-        path = self._root / safe_name(name, self.uri)
+        parent, _, base = safe_name(name, self.uri).rpartition("/")
         try:
-            if not path.resolve(strict=True).is_relative_to(self._root):
+            path = f"{self._inside(parent, name)}/{base}"
+            if Path(path).is_symlink() and not Path(path).resolve(strict=True).is_relative_to(self._root):
                 raise self._leads_outside(name)
-            data = path.read_bytes()
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                data = file.read()
         except OSError as error:
             raise UserError(f"{self.uri}/{name}: {error.strerror}", remedy=CHANGED) from None
         if digest is not None and digest_of(data) != digest:
@@ -59,6 +62,15 @@ class FolderSource:
 
     def truth(self) -> None:
         """Nothing is known about files but their names."""
+
+    def _inside(self, parent: str, name: str) -> str:
+        """The folder of a name, made sure once to be inside the source."""
+        if parent not in self._parents:
+            folder = (self._root / parent).resolve(strict=True)
+            if not folder.is_relative_to(self._root):
+                raise self._leads_outside(name)
+            self._parents[parent] = str(folder)
+        return self._parents[parent]
 
     def _files(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
         try:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
-from pathlib import PurePosixPath
 from typing import TypeVar
 
 from components.data.sources.protocol import Annotation
@@ -76,7 +75,7 @@ class Selection:
 
 def annotate(name: str) -> Annotation:
     """What a name says: the parent folder, where there is one, is the label."""
-    return Annotation(label=PurePosixPath(name).parent.name or None)
+    return Annotation(label=name.rpartition("/")[0].rpartition("/")[2] or None)
 
 
 def safe_name(name: str, uri: str) -> str:
@@ -85,11 +84,11 @@ def safe_name(name: str, uri: str) -> str:
     Raises:
         UserError: if it is absolute or climbs out with `..`.
     """
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\0" in name:
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if name.startswith("/") or ".." in parts or "\0" in name:
         remedy = "make the source anew with relative names"
         raise UserError(f"{uri}: '{name}' names something outside of it", remedy=remedy)
-    return path.as_posix()
+    return "/".join(parts)
 
 
 def _is_text(name: str) -> bool:

@@ -1,0 +1,83 @@
+"""Which labelled images are the bank and which are asked about."""
+
+import hashlib
+from dataclasses import dataclass
+
+from components.data.manifest import Manifest
+
+EVALUATION_BANK_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class LabelledSplit:
+    """A bank with known labels and queries whose labels are predicted; both sorted by id.
+
+    Attributes:
+        bank: image ids.
+        bank_labels: class number of each.
+        queries: image ids.
+        query_labels: class number of each.
+        classes: class names, by number.
+    """
+
+    bank: tuple[str, ...]
+    bank_labels: tuple[int, ...]
+    queries: tuple[str, ...]
+    query_labels: tuple[int, ...]
+    classes: tuple[str, ...]
+
+
+def labelled_split(manifest: Manifest, kept: set[str], *, seed: int) -> LabelledSplit | None:
+    """The split every score is computed on.
+
+    The bank is the deduplicated training part where it shares at least two classes with the evaluation part; otherwise
+    the evaluation part is divided in two by hash of the group, or of the id where there is none.
+
+    Args:
+        manifest: labels and parts.
+        kept: training images that deduplication kept; leaks are not among them.
+        seed: of the division.
+
+    Returns:
+        None if the evaluation part has fewer than two classes: there is nothing to score.
+    """
+    queries = _labelled(manifest, manifest.ids("eval"))
+    classes = sorted(set(queries.values()))
+    if len(classes) < 2:
+        return None
+    bank = _labelled(manifest, [one for one in manifest.ids("train") if one in kept and one not in queries])
+    bank = {one: label for one, label in bank.items() if label in set(classes)}
+    if len(set(bank.values())) < 2:
+        bank, queries = _divide(manifest, queries, seed)
+        classes = sorted(set(bank.values()) | set(queries.values()))
+        if not queries or len(set(bank.values())) < 2:
+            return None
+    number = {name: index for index, name in enumerate(classes)}
+    return LabelledSplit(
+        bank=tuple(sorted(bank)),
+        bank_labels=tuple(number[bank[one]] for one in sorted(bank)),
+        queries=tuple(sorted(queries)),
+        query_labels=tuple(number[queries[one]] for one in sorted(queries)),
+        classes=tuple(classes),
+    )
+
+
+def _labelled(manifest: Manifest, ids: list[str]) -> dict[str, str]:
+    return {one: label for one, label in zip(ids, manifest.labels(ids), strict=True) if label is not None}
+
+
+def _divide(manifest: Manifest, labels: dict[str, str], seed: int) -> tuple[dict[str, str], dict[str, str]]:
+    ids = list(labels)
+    in_bank = {
+        one
+        for one, group in zip(ids, manifest.groups(ids), strict=True)
+        if hash_share(group or one, seed) < EVALUATION_BANK_SHARE
+    }
+    bank = {one: label for one, label in labels.items() if one in in_bank}
+    return bank, {one: label for one, label in labels.items() if one not in in_bank}
+
+
+def hash_share(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the name and the seed alone."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -1,0 +1,121 @@
+"""Versions of the registered model: what they are, and looking them up."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.errors import UserError
+from components.settings import Settings
+from components.tracking import client
+
+CANDIDATE = "candidate"
+CHAMPION = "champion"
+DIGEST_TAG = "artifact.sha256"
+EVALUATION_TAG = "evaluation"
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+class RegistryUnavailable(UserError):
+    """MLflow does not answer."""
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """A version of the registered model."""
+
+    name: str
+    version: str
+    digest: str
+    """`artifact_hash` of the artifact that was registered."""
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def uri(self) -> str:
+        """What `load_backbone` takes; names this version for ever, unlike an alias."""
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """`role`, `protocol` and `metrics` recorded at registration; empty if there were none."""
+        found = json.loads(self.tags.get(EVALUATION_TAG, "{}"))
+        return found if isinstance(found, dict) else {}
+
+    def __str__(self) -> str:
+        return self.version
+
+
+def champion(settings: Settings) -> RegisteredVersion | None:
+    """The version that is in use; None while there is none.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    return by_alias(CHAMPION, settings)
+
+
+def by_alias(alias: str, settings: Settings) -> RegisteredVersion | None:
+    """The version that carries an alias; None if none does, or nothing is registered.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    with registry(settings) as made:
+        return _or_none(lambda: made.get_model_version_by_alias(settings.model_name, alias))
+
+
+def by_number(version: str, settings: Settings) -> RegisteredVersion:
+    """A version by its number.
+
+    Raises:
+        UserError: if there is no such version.
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    with registry(settings) as made:
+        found = _or_none(lambda: made.get_model_version(settings.model_name, version))
+    if found is None:
+        remedy = "`selfsight status` shows what is registered; `selfsight run` registers a first version"
+        raise UserError(f"{settings.model_name} version {version}: not registered", remedy=remedy)
+    return found
+
+
+def by_digest(digest: str, settings: Settings) -> RegisteredVersion | None:
+    """The first version that was registered from an artifact; None if none was.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    wanted = f"name = '{settings.model_name}' and tags.`{DIGEST_TAG}` = '{digest}'"
+    with registry(settings) as made:
+        found = [one for one in made.search_model_versions(wanted) if one.status == "READY"]
+    return min(map(_version, found), key=lambda one: int(one.version), default=None)
+
+
+@contextmanager
+def registry(settings: Settings) -> Iterator[Any]:
+    """The `MlflowClient`; what goes wrong on the way to MLflow is a `RegistryUnavailable`."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield client(settings)
+    except (MlflowException, OSError) as error:
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        remedy = "check SELFSIGHT_MLFLOW_URI with `selfsight doctor`, then run again"
+        raise RegistryUnavailable(f"the model registry does not answer ({reason})", remedy=remedy) from error
+
+
+def _or_none(ask: Any) -> RegisteredVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(ask())
+    except MlflowException as error:
+        if error.error_code in _ABSENT:
+            return None
+        raise
+
+
+def _version(found: Any) -> RegisteredVersion:
+    tags = {str(name): str(value) for name, value in found.tags.items()}
+    return RegisteredVersion(str(found.name), str(found.version), tags.get(DIGEST_TAG, ""), tags)

@@ -1,0 +1,108 @@
+"""What a stage asks the training processes to do, and how they answer: small JSON files."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from components.errors import USER_ERROR_EXIT_CODE, UserError
+
+PREEMPTED_EXIT_CODE = 75
+"""EX_TEMPFAIL: stopped by SIGTERM after writing a checkpoint; run again to go on."""
+_SPEC = "job.json"
+_ANSWER = "answer.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        name: `pretrain` or `distill`.
+        params: the section of params.yaml, plain values.
+        manifest: folder of the manifest.
+        shards: folder of the shards.
+        curated: folder with `ids.parquet`, the images to train on.
+        teacher: folder of the teacher to distil from.
+        artifact: folder to write the backbone to.
+        history: CSV file to write the metrics to.
+        checkpoints: folder of this run's checkpoints.
+        lineage: JSON values for the artifact.
+        device: `cpu` or `cuda`.
+        processes: training processes.
+        threads: CPU threads of each.
+        extensions_lock: file that serialises the building of DeepSpeed's extension.
+        run_key: tracking run to log to; None: nothing is logged.
+        stage_pid: process that wants the result; without it training ends.
+    """
+
+    name: str
+    params: dict[str, Any]
+    manifest: Path
+    shards: Path
+    curated: Path
+    teacher: Path | None
+    artifact: Path
+    history: Path
+    checkpoints: Path
+    lineage: dict[str, Any]
+    device: str
+    processes: int
+    threads: int
+    extensions_lock: Path
+    run_key: str | None
+    stage_pid: int
+
+    def write(self, folder: Path) -> Path:
+        """Leaves the job in a folder for the training processes."""
+        path = folder / _SPEC
+        path.write_text(json.dumps(asdict(self), default=str))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The job that `write` left."""
+        values = json.loads(path.read_text())
+        for item in fields(cls):
+            if "Path" in str(item.type) and values[item.name] is not None:
+                values[item.name] = Path(values[item.name])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How training ended: torchrun swallows exit codes and messages of its workers.
+
+    Attributes:
+        code: exit code; 0 done, 2 a `UserError`, 75 preempted.
+        metrics: of a run that is done.
+        what: of the error.
+        remedy: of the error.
+    """
+
+    code: int
+    metrics: dict[str, float]
+    what: str = ""
+    remedy: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Leaves the answer next to the job; the first answer stays."""
+        path = folder / _ANSWER
+        try:
+            with path.open("x") as file:
+                file.write(json.dumps(asdict(self)))
+        except FileExistsError:
+            return
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """The answer, or None while there is none."""
+        try:
+            return cls(**json.loads((folder / _ANSWER).read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+    @classmethod
+    def of_error(cls, error: UserError) -> Self:
+        """The answer to a job that the user has to mend."""
+        return cls(USER_ERROR_EXIT_CODE, {}, error.what, error.remedy)

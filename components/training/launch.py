@@ -1,0 +1,131 @@
+"""Starts the training processes under torchrun and brings back how they ended."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.settings import Settings, child_environment
+from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
+
+_log = logging.getLogger(__name__)
+POLL_SECONDS = 0.1
+GRACE_SECONDS = 60.0
+"""How long a checkpoint may take after SIGTERM."""
+STRAGGLER_SECONDS = 10.0
+"""How long the other processes may take to end after one has answered."""
+
+
+def check_processes(settings: Settings) -> str:
+    """The device to train on.
+
+    Raises:
+        UserError: if there are more processes than cores or GPUs.
+    """
+    device = settings.torch_device()
+    if device == "cuda":
+        import torch
+
+        available, what = torch.cuda.device_count(), "GPUs"
+    else:
+        available, what = len(os.sched_getaffinity(0)), "cores"
+    if settings.processes > available:
+        raise UserError(
+            f"SELFSIGHT_PROCESSES={settings.processes}, but there are {available} {what}",
+            remedy=f"set it to at most {available}",
+        )
+    return device
+
+
+def run_job(job: Job) -> dict[str, float]:
+    """Trains in processes of their own until done.
+
+    Their output goes where this process's goes. SIGTERM or Ctrl-C here becomes a checkpoint there.
+
+    Returns:
+        Metrics of the run.
+
+    Raises:
+        UserError: as raised by a training process.
+        SystemExit: 75 after a checkpoint on SIGTERM; run again to go on.
+        RuntimeError: if training failed otherwise; its traceback has been shown.
+    """
+    with tempfile.TemporaryDirectory(prefix="selfsight-job-") as temporary:
+        folder = Path(temporary)
+        process = subprocess.Popen(_command(job, job.write(folder)), env=_environment(job), process_group=0)
+        try:
+            _wait(process, folder)
+        except BaseException as error:
+            answer = _stop(process, folder)
+            if answer is not None and answer.code == PREEMPTED_EXIT_CODE:
+                _log.info("stopped after a checkpoint; run again to go on")
+                raise SystemExit(PREEMPTED_EXIT_CODE) from error
+            raise
+        finally:
+            _kill(process)
+        answer = Answer.read(folder)
+    if answer is None:
+        raise RuntimeError(f"the {job.name} processes ended without an answer (exit code {process.returncode})")
+    if answer.code == USER_ERROR_EXIT_CODE:
+        raise UserError(answer.what, remedy=answer.remedy)
+    if answer.code:
+        raise SystemExit(answer.code)
+    return answer.metrics
+
+
+def _command(job: Job, spec: Path) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "components.training.agent",
+        "--nnodes=1",
+        f"--nproc-per-node={job.processes}",
+        "--rdzv-backend=c10d",
+        "--rdzv-endpoint=127.0.0.1:0",
+        "--local-addr=127.0.0.1",
+        "--max-restarts=0",
+        "-m",
+        "components.training.worker",
+        str(spec),
+    ]
+
+
+def _environment(job: Job) -> dict[str, str]:
+    own = {"OMP_NUM_THREADS": str(job.threads)}
+    if job.device == "cpu":
+        own["DS_ACCELERATOR"] = "cpu"
+        own["CUDA_VISIBLE_DEVICES"] = ""
+    return child_environment() | own
+
+
+def _wait(process: "subprocess.Popen[bytes]", folder: Path) -> None:
+    """Until torchrun has ended, or one process has answered and the others had time to."""
+    answered: float | None = None
+    while process.poll() is None:
+        time.sleep(POLL_SECONDS)
+        if answered is None and Answer.read(folder) is not None:
+            answered = time.monotonic()
+        if answered is not None and time.monotonic() - answered > STRAGGLER_SECONDS:
+            return
+
+
+def _stop(process: "subprocess.Popen[bytes]", folder: Path) -> Answer | None:
+    """Asks for a checkpoint and gives time to write it."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + GRACE_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+    return Answer.read(folder)
+
+
+def _kill(process: "subprocess.Popen[bytes]") -> None:
+    """Ends torchrun; its workers die with it."""
+    if process.poll() is None:
+        process.kill()
+    process.wait()

@@ -1,0 +1,57 @@
+"""Self-supervised pretraining: what the stage's parameters are, and what is trained and kept."""
+
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from components.models.backbone import Preprocess, save_backbone
+from components.objectives import OBJECTIVES, Objective
+from components.objectives.branch import Branch
+from components.objectives.dinov2 import DINOv2Params
+from components.parameters import Params
+from components.training.recipe import TrainingParams
+
+
+class PretrainParams(TrainingParams):
+    """Pretraining of a backbone on images without labels."""
+
+    method: Literal["dinov2", "dino"] = Field(default="dinov2", description="objective of the zoo")
+    objective: DINOv2Params = Field(default=DINOv2Params(), description="losses, heads and centring")
+
+    @model_validator(mode="after")
+    def _check_objective(self) -> Self:
+        self.method_params()
+        return self
+
+    def method_params(self) -> Params:
+        """Parameters of the chosen objective."""
+        chosen = OBJECTIVES[self.method].params_type
+        return chosen.model_validate(self.objective.model_dump(exclude_unset=True))
+
+
+def build(params: PretrainParams) -> Objective:
+    """Student and teacher with weights from the seed."""
+    return OBJECTIVES[params.method].build(params.model, params.method_params(), seed=params.seed)
+
+
+def save_teacher(
+    params: PretrainParams, averages: dict[str, Tensor], preprocess: Preprocess, folder: Path, lineage: dict[str, Any]
+) -> None:
+    """Writes the averaged teacher as a backbone artifact with its heads.
+
+    Args:
+        params: of the run.
+        averages: whole fp32 weights by name of the objective's parameter.
+        preprocess: of images for evaluation.
+        folder: to write into.
+        lineage: for the artifact.
+    """
+    objective = cast(DINOv2Params, params.method_params())
+    ibot_head = objective.ibot_head if objective.ibot_weight > 0 else None
+    teacher = Branch.build(params.model, objective.dino_head, ibot_head)
+    teacher.load_state_dict({name.removeprefix("teacher."): value for name, value in averages.items()})
+    card = f"# {params.model.name}\n\nTeacher of a {params.method} pretraining. `release` writes the model card.\n"
+    save_backbone(teacher.backbone, preprocess, folder, lineage=lineage, card=card)
+    teacher.save_heads(folder)

@@ -1,0 +1,115 @@
+"""The parameters that pretraining and distillation share."""
+
+import hashlib
+import json
+import math
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from components.data.masking import MaskParams
+from components.data.views import ViewParams
+from components.errors import UserError
+from components.models.vit import ViTConfig
+from components.parameters import Params
+from components.training.clipping import ClipParams
+from components.training.engine_config import EngineParams
+from components.training.health import HealthParams
+from components.training.parameter_groups import GroupParams
+from components.training.schedules import ScheduleParams
+
+NOT_MATHEMATICS: dict[str, set[str] | bool] = {
+    "epochs": True,
+    "steps": True,
+    "log_every": True,
+    "checkpoint": True,
+    "engine": {"zero_stage", "micro_batch", "persistence_threshold"},
+}
+"""Parameters that another machine or a longer run may change: recorded in checkpoints, not part of their key."""
+
+
+class CheckpointParams(Params):
+    """When checkpoints are written."""
+
+    seconds: float = Field(default=60.0, gt=0, description="seconds between two checkpoints")
+    keep: int = Field(default=2, ge=1, description="how many are kept")
+
+
+class TrainingParams(Params):
+    """A training run: data, model, optimisation, bookkeeping."""
+
+    seed: int = Field(default=0, ge=0, description="seed of weights, order, crops, masks and dropped samples")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the images; or give steps")
+    steps: int | None = Field(default=None, gt=0, description="optimizer steps; or give epochs")
+    batch_size: int = Field(default=64, description="images of a step, over all processes and micro-batches")
+    model: ViTConfig = Field(description="architecture of the trained backbone")
+    views: ViewParams = Field(default=ViewParams(), description="crops and augmentation")
+    masks: MaskParams = Field(default=MaskParams(), description="masked patches")
+    schedule: ScheduleParams = Field(default=ScheduleParams(), description="learning rate and its companions")
+    groups: GroupParams = Field(default=GroupParams(), description="differences between parameters")
+    clip: ClipParams = Field(default=ClipParams(), description="bound of the gradient")
+    engine: EngineParams = Field(default=EngineParams(), description="sharding and precision")
+    health: HealthParams = Field(default=HealthParams(), description="when to give up")
+    checkpoint: CheckpointParams = Field(default=CheckpointParams(), description="checkpoints")
+    log_every: int = Field(default=10, gt=0, description="steps between two rows of metrics")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give either epochs or steps")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size {self.batch_size} must be at least 2: one image has no neighbour to differ from")
+        for name in ("global_size", "local_size"):
+            size = getattr(self.views, name)
+            used = name == "global_size" or self.views.local_crops > 0
+            if used and size % self.model.patch_size:
+                raise ValueError(f"model.patch_size {self.model.patch_size} must divide views.{name} {size}")
+        if self.engine.precision == "bf16" and self.engine.zero_stage == 0:
+            raise ValueError("engine.zero_stage 0 keeps no fp32 weights for precision bf16: take 1, 2 or 3")
+        return self
+
+    def total_steps(self, images: int) -> int:
+        """Optimizer steps of the run on so many images."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, math.ceil(self.epochs * images / self.batch_size))
+
+    def share(self, processes: int) -> int:
+        """Images of one process and step.
+
+        Raises:
+            UserError: if the batch cannot be divided as asked for.
+        """
+        share, micro = self.batch_size // processes, self.engine.micro_batch
+        if self.batch_size % processes or share < 2:
+            raise UserError(
+                f"batch_size {self.batch_size} on {processes} processes",
+                remedy=f"take a multiple of {processes}, at least {2 * processes}, or set SELFSIGHT_PROCESSES",
+            )
+        if micro is not None and share % micro:
+            raise UserError(
+                f"engine.micro_batch {micro} does not divide the {share} images of a process",
+                remedy=f"take a divisor of {share}, or null",
+            )
+        return share
+
+    def mathematics(self) -> dict[str, Any]:
+        """The parameters that decide what is computed, as plain JSON values."""
+        kept = self.model_dump(mode="json", exclude=NOT_MATHEMATICS)  # type: ignore[arg-type]
+        return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
+
+
+def run_key(name: str, params: TrainingParams, ids: list[str], upstream: str = "") -> str:
+    """Key of the checkpoints of a run: its name, and a hash of its images and of the parameters that matter.
+
+    Args:
+        name: of the stage.
+        params: all parameters.
+        ids: images to train on, in any order.
+        upstream: hash of what else the run starts from (the teacher of a distillation).
+    """
+    digest = hashlib.sha256()
+    for part in (json.dumps(params.mathematics(), sort_keys=True), upstream, *sorted(ids)):
+        digest.update(part.encode() + b"\0")
+    return f"{name}-{digest.hexdigest()[:16]}"
