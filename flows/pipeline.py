@@ -4,17 +4,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prefect import Flow, flow, task
+from prefect import Flow, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from components.errors import UserError
 from components.settings import Settings, get_settings
+from components.stages import paths
 from components.tracking import Run, start_run
 from components.tracking.locking import file_lock
 from flows.dvc_locks import clear_stale_locks
 from flows.graph import Phase, read_graph
 from flows.repro import Reproduced
 from flows.stage_task import run_stage, stage_run_id
+from flows.terminal import current_terminal
 
 RELEASE_STAGE = "release"
 
@@ -91,7 +93,7 @@ class _Walk:
             self._record(done)
             if stage == RELEASE_STAGE:
                 # also when DVC skipped the stage: a second machine may have all outs and an empty registry
-                self.version = register_release()
+                self.version = register_release(self._parent_run_id, self._run_ids())
 
     def _record(self, done: Reproduced) -> None:
         self.done.append(done)
@@ -101,6 +103,10 @@ class _Walk:
         if not done.is_cached:
             self._run.log_metrics({f"{done.stage}.seconds": done.seconds})
 
+    def _run_ids(self) -> dict[str, str]:
+        found = {done.stage: stage_run_id(done.stage, self._settings.root) for done in self.done}
+        return {stage: run_id for stage, run_id in found.items() if run_id is not None}
+
     @property
     def _parent_run_id(self) -> str | None:
         run_id = self._run.run_id
@@ -108,12 +114,25 @@ class _Walk:
 
 
 @task(name="register", task_run_name="register", cache_policy=NO_CACHE)
-def register_release() -> str | None:
+def register_release(parent_run_id: str | None, runs: dict[str, str]) -> str | None:
     """Registers the released artifact under the alias `candidate`, once per artifact.
 
+    Args:
+        parent_run_id: MLflow run of the pipeline.
+        runs: MLflow run of each stage.
+
     Returns:
-        The version of the registered model.
+        The version of the registered model; None while the registry is away: the next run makes up for it.
     """
     from components.registry.registration import register
+    from components.registry.versions import RegistryUnavailable
 
-    return str(register())
+    settings = get_settings().model_copy(update={"parent_run_id": parent_run_id})
+    try:
+        return register(settings.root / paths.RELEASE, settings, runs=runs).version
+    except RegistryUnavailable as error:
+        message = f"registration waits for the next run: {error}"
+        get_run_logger().warning(message)
+        if terminal := current_terminal():
+            terminal.line(message)
+        return None

@@ -115,14 +115,15 @@ class Leashed:
         try:
             if not self.ended:
                 os.killpg(self._process.pid, signal.SIGTERM)
-                self._wait_for_all(grace)
+                self._wait(grace)
         finally:
             self._kill_all()
         return self._process.wait()
 
-    def _wait_for_all(self, grace: float) -> None:
+    def _wait(self, grace: float) -> None:
+        """Waits for the process itself: it waits for its child, and what that one leaves behind has no purpose."""
         deadline = time.monotonic() + grace
-        while time.monotonic() < deadline and not (self.ended and not self._descendants()):
+        while time.monotonic() < deadline and not self.ended:
             time.sleep(POLL_SECONDS)
 
     def _kill_all(self) -> None:

@@ -9,7 +9,6 @@ from components.settings import Settings
 from flows.graph import PipelineGraph, read_graph
 
 UP_TO_DATE = "up to date"
-ALIASES = ("candidate", "champion")
 
 
 @dataclass(frozen=True)
@@ -102,17 +101,9 @@ def registered_versions(settings: Settings) -> dict[str, str]:
     """Version by alias of the registered model; aliases that nothing carries are left out.
 
     Raises:
-        Exception: whatever MLflow raises when it is away.
+        RegistryUnavailable: if MLflow is away.
     """
-    from mlflow.exceptions import MlflowException
+    from components.registry.versions import CANDIDATE, CHAMPION, by_alias
 
-    from components.tracking import client
-
-    made = client(settings)
-    try:
-        aliases = made.get_registered_model(settings.model_name).aliases
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
-    return {alias: str(aliases[alias]) for alias in ALIASES if alias in aliases}
+    found = {alias: by_alias(alias, settings) for alias in (CANDIDATE, CHAMPION)}
+    return {alias: version.version for alias, version in found.items() if version is not None}

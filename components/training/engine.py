@@ -49,6 +49,8 @@ def join_processes(device: str, *, lock: Path) -> None:
     if device == "cpu":
         with file_lock(lock):
             _build_cpu_extension()
+    else:
+        torch.cuda.set_device(dist.get_node_local_rank())
     backend = "gloo" if device == "cpu" else "nccl"
     deepspeed.init_distributed(backend, timeout=COLLECTIVE_TIMEOUT, verbose=False)
 
@@ -192,7 +194,11 @@ class Engine:
 
     def _optimized_tensors(self) -> list[Tensor]:
         """What the optimizer updates: flattened groups, or the parameters themselves without ZeRO."""
-        for attribute in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups_flat_partition"):
+        for attribute in (
+            "fp32_partitioned_groups_flat",
+            "single_partition_of_fp32_groups",
+            "fp32_groups_flat_partition",
+        ):
             if hasattr(self._zero, attribute):
                 return list(getattr(self._zero, attribute))
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]

@@ -28,6 +28,7 @@ class Job:
         history: CSV file to write the metrics to.
         checkpoints: folder of this run's checkpoints.
         lineage: JSON values for the artifact.
+        code: names the running code.
         device: `cpu` or `cuda`.
         processes: training processes.
         threads: CPU threads of each.
@@ -46,6 +47,7 @@ class Job:
     history: Path
     checkpoints: Path
     lineage: dict[str, Any]
+    code: dict[str, str]
     device: str
     processes: int
     threads: int

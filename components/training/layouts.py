@@ -189,9 +189,7 @@ class ReplicatedLayout(Layout):
 
     replicated = True
 
-    def __init__(
-        self, parameters: Mapping[str, nn.Parameter], device: str, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def __init__(self, parameters: Mapping[str, nn.Parameter], device: str, optimizer: torch.optim.Optimizer) -> None:
         super().__init__(parameters, device)
         self.optimizer = optimizer
 

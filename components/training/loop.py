@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -74,6 +74,7 @@ class TrainingLoop:
         params: of the run.
         schedules: learning rate and its companions.
         recorded: JSON values that every checkpoint carries.
+        stop: whether to stop with a checkpoint after the step that runs.
         run: where process 0 logs; None on the others.
         name: shown in progress.
     """
@@ -87,17 +88,17 @@ class TrainingLoop:
         schedules: Schedules,
         *,
         recorded: dict[str, Any],
+        stop: Callable[[], bool],
         run: Run | None,
         name: str,
     ) -> None:
-        self.stop_requested = False
-        """Set by a signal handler: stop with a checkpoint after the step that runs."""
         self._engine = engine
         self._average = average
         self._state = state
         self._params = params
         self._schedules = schedules
         self._recorded = recorded
+        self._stop = stop
         self._run = run
         self._name = name
         self._norms = GradientNorms([shard.name for shard in engine.shards], params.clip)
@@ -107,7 +108,7 @@ class TrainingLoop:
         """Trains from where the run stands to its end and writes a last checkpoint.
 
         Raises:
-            Preempted: after `stop_requested`.
+            Preempted: after `stop` and a checkpoint.
             UserError: when training is given up, or a disk is full.
         """
         micros, total = self._engine.micro_batches, self._schedules.steps
@@ -178,7 +179,7 @@ class TrainingLoop:
         if self._engine.layout.replicated:
             squares = squares / world
         due = dist.get_rank() == 0 and time.monotonic() - self._saved_at >= self._params.checkpoint.seconds
-        wishes = torch.tensor([self.stop_requested, due], dtype=torch.float64, device=squares.device)
+        wishes = torch.tensor([self._stop(), due], dtype=torch.float64, device=squares.device)
         together = torch.cat([squares, wishes, means])
         dist.all_reduce(together)
         norms, wishes, means = together.split([len(squares), 2, len(names)])

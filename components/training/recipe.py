@@ -3,13 +3,15 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from components.data.masking import MaskParams
-from components.data.views import ViewParams
+from components.data.views import IMAGENET_MEAN, IMAGENET_STD, ViewParams
 from components.errors import UserError
+from components.models.backbone import Preprocess
 from components.models.vit import ViTConfig
 from components.parameters import Params
 from components.training.clipping import ClipParams
@@ -26,6 +28,10 @@ NOT_MATHEMATICS: dict[str, set[str] | bool] = {
     "engine": {"zero_stage", "micro_batch", "persistence_threshold"},
 }
 """Parameters that another machine or a longer run may change: recorded in checkpoints, not part of their key."""
+
+
+SMALL_IMAGE = 128
+"""Pixels: below, a centre crop would cut away what little there is."""
 
 
 class CheckpointParams(Params):
@@ -51,6 +57,11 @@ class TrainingParams(Params):
     engine: EngineParams = Field(default=EngineParams(), description="sharding and precision")
     health: HealthParams = Field(default=HealthParams(), description="when to give up")
     checkpoint: CheckpointParams = Field(default=CheckpointParams(), description="checkpoints")
+    resize: int | None = Field(
+        default=None,
+        gt=0,
+        description="shorter side before the centre crop in evaluation, pixels; null: 8/7 of image_size, from 128 pixels",
+    )
     log_every: int = Field(default=10, gt=0, description="steps between two rows of metrics")
 
     @model_validator(mode="after")
@@ -58,7 +69,9 @@ class TrainingParams(Params):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give either epochs or steps")
         if self.batch_size < 2:
-            raise ValueError(f"batch_size {self.batch_size} must be at least 2: one image has no neighbour to differ from")
+            raise ValueError(
+                f"batch_size {self.batch_size} must be at least 2: one image has no neighbour to differ from"
+            )
         for name in ("global_size", "local_size"):
             size = getattr(self.views, name)
             used = name == "global_size" or self.views.local_crops > 0
@@ -94,6 +107,12 @@ class TrainingParams(Params):
             )
         return share
 
+    def preprocess(self) -> Preprocess:
+        """How images are prepared for the trained backbone."""
+        size = self.model.image_size
+        resize = self.resize or (size if size < SMALL_IMAGE else round(size * 8 / 7))
+        return Preprocess(image_size=size, resize=resize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+
     def mathematics(self) -> dict[str, Any]:
         """The parameters that decide what is computed, as plain JSON values."""
         kept = self.model_dump(mode="json", exclude=NOT_MATHEMATICS)  # type: ignore[arg-type]
@@ -113,3 +132,17 @@ def run_key(name: str, params: TrainingParams, ids: list[str], upstream: str = "
     for part in (json.dumps(params.mathematics(), sort_keys=True), upstream, *sorted(ids)):
         digest.update(part.encode() + b"\0")
     return f"{name}-{digest.hexdigest()[:16]}"
+
+
+def resumable(state: Mapping[str, Any], total_steps: int) -> bool:
+    """Whether a run of so many steps may go on from a checkpoint.
+
+    An interrupted run may, even if its length was changed since. One that was completed with another length may not:
+    its schedules have ended.
+
+    Args:
+        state: `state.json` of the checkpoint.
+        total_steps: of the run that wants to go on.
+    """
+    completed = state["step"] >= state["total_steps"]
+    return bool(state["step"] <= total_steps and (not completed or state["total_steps"] == total_steps))

@@ -61,6 +61,11 @@ class TrainingState:
             digests.update(part)
         _together(lambda: self._store.commit(step, digests) if first else None)
 
+    def newest(self, accept: Callable[[dict[str, Any]], bool]) -> Path | None:
+        """The newest checkpoint that verifies, if its `state.json` is accepted."""
+        found = self._store.newest()
+        return found if found is not None and accept(read_state(found)) else None
+
     def load(self, folder: Path) -> dict[str, Any]:
         """Puts a verified checkpoint back. A collective.
 

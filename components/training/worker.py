@@ -4,38 +4,54 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import torch
 import torch.distributed as dist
 
-from components.data.loader import CropLoader
-from components.data.manifest import Manifest
-from components.data.shards import ShardReader
-from components.data.tables import read_table
 from components.errors import UserError
-from components.models.backbone import Preprocess
-from components.objectives import Objective
-from components.parameters import validate
-from components.tracking import Run, attach_run
-from components.tracking.locking import file_lock
-from components.training import distill, pretrain
-from components.training.checkpoint import CheckpointStore
-from components.training.ema import MovingAverage
-from components.training.engine import Engine, join_processes
-from components.training.health import Health
-from components.training.history import History
 from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
-from components.training.loop import Preempted, Standing, TrainingLoop
-from components.training.parameter_groups import parameter_groups
+from components.training.loop import Preempted
 from components.training.parents import die_with
-from components.training.recipe import TrainingParams
-from components.training.schedules import Schedules
-from components.training.training_state import TrainingState
+from components.training.training_run import train
 
-_log = logging.getLogger(__name__)
+
+class Stop:
+    """SIGTERM and Ctrl-C, remembered until the loop can act on them."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def __call__(self) -> bool:
+        """Whether the process was asked to stop."""
+        return self.requested
+
+    def _request(self, _signal: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def main(spec: Path) -> None:
+    """Does the job, leaves an answer beside it, and exits."""
+    job = Job.read(spec)
+    die_with([job.stage_pid])
+    stop = Stop()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    try:
+        answer = Answer(0, train(job, stop))
+    except UserError as error:
+        answer = Answer.of_error(error)
+    except Preempted:
+        answer = Answer(PREEMPTED_EXIT_CODE, {})
+    if answer.code or dist.get_rank() == 0:
+        answer.write(spec.parent)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # At once: after an error the other processes may never answer a collective again.
+    os._exit(answer.code)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -245,3 +245,15 @@ def test_f7_a_full_disk_is_no_user_error_of_another_kind(
 def test_impossible_parameters_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(IngestParams, values, where="params.yaml")
+
+
+def test_real_photos_all_decode_and_are_all_different(ingested: Callable[..., Ingested], real_data: Path) -> None:
+    found = ingested(real_data / "photos" / "photos.tar")
+    assert (found.metrics["ok"], found.metrics["quarantined"], found.metrics["classes"]) == (150, 0, 0)
+    assert len(set(found.manifest.images["phash"].to_pylist())) == 150
+
+
+def test_masks_of_real_scenes_are_left_out_by_pattern(real_data: Path, tmp_path: Path, bare_settings: Settings) -> None:
+    params = SnapshotParams(source=str(real_data / "camvid" / "val.tar"), exclude=("masks/*",))
+    found = Ingested(tmp_path / "out", take_snapshot(params, bare_settings), bare_settings)
+    assert (found.metrics["ok"], found.metrics["classes"]) == (101, 0)

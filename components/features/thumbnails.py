@@ -1,0 +1,40 @@
+"""Small pictures of one size, which descriptors and registration work on."""
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+SIDE = 32
+"""Side of a thumbnail, pixels. Pictures are squashed to squares: a crop keeps its place in relative coordinates."""
+
+FLAT = 0.02
+"""Standard deviation of luminance, of its range, below which a picture has no content to compare."""
+
+
+def thumbnail(image: Image.Image) -> UInt8[np.ndarray, "side side 3"]:
+    """Return a picture as `SIDE` × `SIDE` RGB pixels."""
+    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.asarray(small)
+
+
+def opponent_planes(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n 3 side side"]:
+    """Return luminance and two colour differences, each in [-1, 1]."""
+    red, green, blue = (thumbnails.float() / 255.0).unbind(-1)
+    return torch.stack([(red + green + blue) / 3.0, (red - blue) / 2.0, (2.0 * green - red - blue) / 4.0], dim=1)
+
+
+def contrast(planes: Float[Tensor, "n 3 side side"]) -> Float[Tensor, " n"]:
+    """Return the standard deviation of luminance."""
+    return planes[:, 0].std(dim=(1, 2), correction=0)
+
+
+def normalise_contrast(planes: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n 3 side side"]:
+    """Make luminance zero-mean and of unit deviation, and divide colour by the same deviation.
+
+    Brightness and contrast of the whole picture cancel; its hues remain.
+    """
+    deviation = contrast(planes).clamp_min(FLAT)[:, None, None, None]
+    mean = planes[:, :1].mean(dim=(2, 3), keepdim=True)
+    return torch.cat([planes[:, :1] - mean, planes[:, 1:]], dim=1) / deviation

@@ -1,0 +1,181 @@
+"""A job from its data to its artifact, as every training process runs it."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from components.data.loader import CropLoader
+from components.data.manifest import Manifest
+from components.data.shards import ShardReader
+from components.data.tables import read_table
+from components.errors import UserError
+from components.models.backbone import Preprocess
+from components.objectives import Objective
+from components.parameters import validate
+from components.tracking import Run, attach_run
+from components.tracking.locking import file_lock
+from components.training import distill, pretrain
+from components.training.checkpoint import CheckpointStore
+from components.training.ema import MovingAverage
+from components.training.engine import Engine, join_processes
+from components.training.health import Health
+from components.training.history import History
+from components.training.job import Job
+from components.training.loop import Standing, TrainingLoop
+from components.training.parameter_groups import parameter_groups
+from components.training.recipe import TrainingParams, resumable
+from components.training.schedules import Schedules
+from components.training.training_state import TrainingState
+
+_log = logging.getLogger(__name__)
+SOLE_WRITER_SECONDS = 60.0
+
+
+def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
+    """Trains, resuming from a checkpoint if there is one, and writes the artifact on process 0.
+
+    Args:
+        job: what to do.
+        stop: whether to stop after the running step.
+
+    Returns:
+        Metrics of the run, on process 0.
+
+    Raises:
+        UserError: if training cannot begin or go on.
+        Preempted: after `stop` and a checkpoint.
+    """
+    torch.set_num_threads(job.threads)
+    join_processes(job.device, lock=job.extensions_lock)
+    if dist.get_rank():
+        return _train(job, stop, None)
+    with _sole_writer(job.checkpoints), attach_run(job.run_key) if job.run_key else nullcontext() as run:
+        return _train(job, stop, run)
+
+
+def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, float]:
+    params = job_params(job)
+    ids = read_table(job.curated / "ids.parquet")["id"].to_pylist()
+    share = params.share(dist.get_world_size())
+    schedules = Schedules(params.schedule, params.total_steps(len(ids)), params.batch_size)
+    objective = _objective(job, params)
+    groups = parameter_groups(objective.named_parameters(), params.groups, depth=params.model.depth)
+    engine = Engine(objective, groups, params.engine, images=share, device=job.device)
+    average = MovingAverage(engine.layout, engine.shards, objective.ema_pairs())
+    state = TrainingState(engine, average, CheckpointStore(job.checkpoints, keep=params.checkpoint.keep))
+    standing = Standing(step=0, health=Health(params.health))
+    recorded = {
+        "run_key": job.run_key,
+        "processes": dist.get_world_size(),
+        "micro_batches": engine.micro_batches,
+        "zero_stage": params.engine.zero_stage,
+        "total_steps": schedules.steps,
+        "code": job.code,
+    }
+    _resume(state, job, standing, recorded)
+    loop = TrainingLoop(engine, average, state, params, schedules, recorded=recorded, stop=stop, run=run, name=job.name)
+    reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
+    loader = CropLoader(
+        reader,
+        ids,
+        views=params.views,
+        masks=params.masks,
+        global_batch=params.batch_size,
+        seed=params.seed,
+        rank=dist.get_rank(),
+        world_size=dist.get_world_size(),
+        patch_size=params.model.patch_size,
+        device=job.device,
+    )
+    try:
+        loop.train(loader, standing)
+    finally:
+        loader.close()
+        reader.close()
+    averages = {name: value for name, value in average.gather() if value is not None}
+    if dist.get_rank() == 0:
+        _write_result(job, params, averages, standing)
+    dist.barrier()
+    return _metrics(standing, params, len(ids))
+
+
+def job_params(job: Job) -> TrainingParams:
+    """The parameters of a job, as its stage's model."""
+    kind: type[TrainingParams] = pretrain.PretrainParams if job.name == "pretrain" else distill.DistillParams
+    return validate(kind, job.params, where="job")
+
+
+def _objective(job: Job, params: TrainingParams) -> Objective:
+    if isinstance(params, distill.DistillParams):
+        assert job.teacher is not None
+        return distill.build(params, job.teacher)
+    assert isinstance(params, pretrain.PretrainParams)
+    return pretrain.build(params)
+
+
+def _write_result(job: Job, params: TrainingParams, averages: dict[str, Tensor], standing: Standing) -> None:
+    if isinstance(params, distill.DistillParams):
+        distill.save_student(params, averages, params.preprocess(), job.artifact, job.lineage)
+    else:
+        assert isinstance(params, pretrain.PretrainParams)
+        pretrain.save_teacher(params, averages, params.preprocess(), job.artifact, job.lineage)
+    standing.history.write_csv(job.history)
+
+
+def _metrics(standing: Standing, params: TrainingParams, images: int) -> dict[str, float]:
+    """Pure numbers: nothing of when or where."""
+    return {
+        "images": images,
+        "images_seen": standing.step * params.batch_size,
+        "skipped_steps": standing.health.skipped,
+        "steps": standing.step,
+        **{f"final.{name}": value for name, value in standing.history.final().items()},
+    }
+
+
+def _resume(state: TrainingState, job: Job, standing: Standing, recorded: dict[str, Any]) -> None:
+    """Puts the newest whole checkpoint back, if there is one that this run can go on from."""
+    chosen: list[Path | None] = [None]
+    if dist.get_rank() == 0:
+        chosen[0] = state.newest(lambda found: resumable(found, recorded["total_steps"]))
+    dist.broadcast_object_list(chosen)
+    if chosen[0] is None:
+        return
+    found = state.load(chosen[0])
+    standing.step = found["step"]
+    standing.history = History.from_json(found["history"])
+    standing.health.skipped = found["skipped"]
+    standing.health.in_a_row = found["skipped_in_a_row"]
+    if dist.get_rank() == 0:
+        _log.info("%s goes on from step %d of %d", job.name, standing.step, recorded["total_steps"])
+        for name, value in recorded.items():
+            if name != "run_key" and found.get(name) != value:
+                _log.warning("%s was %s at the checkpoint and is %s now", name, found.get(name), value)
+
+
+@contextmanager
+def _sole_writer(checkpoints: Path) -> Iterator[None]:
+    """Keeps others from writing the same checkpoints.
+
+    An earlier run that was killed a moment ago may take a second to be gone.
+
+    Raises:
+        UserError: if another run holds them.
+    """
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + SOLE_WRITER_SECONDS
+    while True:
+        with file_lock(checkpoints / ".lock", blocking=False) as mine:
+            if mine:
+                yield
+                return
+        if time.monotonic() > deadline:
+            raise UserError(f"another process trains {checkpoints.name}", remedy="wait for it, or end it")
+        time.sleep(0.2)
