@@ -140,11 +140,14 @@ def get_settings() -> Settings:
     """
     quiet_environment()
     try:
-        return Settings()
+        settings = Settings()
     except ValidationError as error:
         first = error.errors()[0]
         name = "SELFSIGHT_" + "_".join(str(part) for part in first["loc"]).upper()
         raise UserError(f"{name} is {first.get('input')!r}", remedy=first["msg"]) from None
+    if settings.s3_endpoint is not None:
+        os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", settings.s3_endpoint)  # MLflow's own name for it
+    return settings
 
 
 def quiet_environment() -> None:

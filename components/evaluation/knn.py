@@ -5,7 +5,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.features.neighbours import nearest
+from components.features.search import top_k
 
 TEMPERATURE = 0.07
 NEIGHBOURS = (10, 20, 100, 200)
@@ -28,11 +28,11 @@ def knn_correct(
         queries: features, not normalised.
         query_labels: class numbers.
     """
-    found = nearest(F.normalize(queries, dim=-1), F.normalize(bank, dim=-1), max(NEIGHBOURS))
+    similarity, rows = top_k(F.normalize(queries, dim=-1), F.normalize(bank, dim=-1), max(NEIGHBOURS))
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     # the nearest weighs 1: the same order of classes as exp(cosine / T), without its range
-    weights = ((found.similarity - found.similarity[:, :1]) / TEMPERATURE).exp()
-    labels = bank_labels[found.row]
+    weights = ((similarity - similarity[:, :1]) / TEMPERATURE).exp()
+    labels = bank_labels[rows]
     correct = {}
     for k in NEIGHBOURS:
         votes = torch.zeros(len(queries), classes).scatter_add_(1, labels[:, :k], weights[:, :k])

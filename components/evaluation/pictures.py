@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from components.data.decoding import decode_rgb
 from components.features.images import Reader, centre_crop, prepare
-from components.features.neighbours import nearest
+from components.features.search import top_k
 from components.models.backbone import Preprocess
 from components.models.vit import VisionTransformer
 
@@ -73,11 +73,11 @@ def neighbour_gallery(
         reader: gives the bytes of an image.
         path: PNG to write.
     """
-    found = nearest(F.normalize(queries, dim=-1), F.normalize(base, dim=-1), NEIGHBOURS)
+    _, nearest = top_k(F.normalize(queries, dim=-1), F.normalize(base, dim=-1), NEIGHBOURS)
     rows = []
     for row, query_id in enumerate(query_ids):
         tiles = [_tile(decode_rgb(reader.read(query_id)), (40, 40, 40))]
-        for index in found.row[row].tolist():
+        for index in nearest[row].tolist():
             frame = _frame(query_labels[row], base_labels[index])
             tiles.append(_tile(decode_rgb(reader.read(base_ids[index])), frame))
         rows.append(tiles)

@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,10 @@ class StageContext:
 
 
 Body = Callable[[P, StageContext], Mapping[str, float]]
+ResumeKey = Callable[[P, Settings], str | None]
 
 
-def execute(name: str, params_type: type[P], body: Body[P]) -> NoReturn:
+def execute(name: str, params_type: type[P], body: Body[P], *, resume_key: ResumeKey[P] | None = None) -> NoReturn:
     """Runs one stage as a process and exits.
 
     Exit codes: 0 done; 2 a `UserError`, shown as one line; 143 stopped by SIGTERM; whatever `SystemExit` the body
@@ -48,12 +50,13 @@ def execute(name: str, params_type: type[P], body: Body[P]) -> NoReturn:
         name: the stage, as in dvc.yaml and params.yaml.
         params_type: model of its section.
         body: the work; it writes the outs through `publish` and returns flat metrics.
+        resume_key: gives the key of an earlier, interrupted run to go on with, or None.
     """
     _configure_logging()
     signal.signal(signal.SIGTERM, _on_sigterm)
     code, message = 0, ""
     try:
-        _run(name, params_type, body)
+        _run(name, params_type, body, resume_key)
     except UserError as error:
         code, message = USER_ERROR_EXIT_CODE, str(error)
         sys.stderr.write(f"{name}: {message}\n")
@@ -68,14 +71,15 @@ def execute(name: str, params_type: type[P], body: Body[P]) -> NoReturn:
     sys.exit(code)
 
 
-def _run(name: str, params_type: type[P], body: Body[P]) -> None:
+def _run(name: str, params_type: type[P], body: Body[P], resume_key: ResumeKey[P] | None) -> None:
     settings = get_settings()
     follow_parents(settings.lifeline)
     all_params = load_params(paths.PARAMS)
     params = all_params.section(name)
     assert isinstance(params, params_type)
     tags = {"stage": name}
-    with start_run(name, params=params.model_dump(mode="json"), tags=tags, settings=settings) as run:
+    key = resume_key(params, settings) if resume_key else None
+    with start_run(name, params=params.model_dump(mode="json"), tags=tags, resume_key=key, settings=settings) as run:
         start = time.monotonic()
         metrics = body(params, StageContext(run, settings, all_params))
         run.log_metrics({**metrics, "seconds": time.monotonic() - start})
@@ -104,3 +108,4 @@ def _configure_logging() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     for noisy in ("httpx", "botocore", "urllib3", "great_expectations", "matplotlib", "alembic", "PIL"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd but decodable files; what does not decode is quarantined

@@ -15,11 +15,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.tracking.locking import file_lock
+
 _log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 VERIFIED = "verified"
 POINTER = "newest.json"
 STATE = "state.json"
+LOCK = ".lock"
+"""Held by whoever trains."""
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
 
@@ -103,10 +107,6 @@ class CheckpointStore:
                 continue
         return None
 
-    def clear(self) -> None:
-        """Removes every checkpoint of the run."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def _found(self) -> list[tuple[int, Path]]:
         marked = [path for path in self.folder.glob(f"{_PREFIX}*") if (path / VERIFIED).exists()]
         return sorted((int(path.name.removeprefix(_PREFIX)), path) for path in marked)
@@ -189,6 +189,21 @@ def _check_files(folder: Path) -> None:
             raise CheckpointError(f"{name}: {error.strerror}") from None
         if found != digest:
             raise CheckpointError(f"{name}: its SHA-256 is not that of the manifest")
+
+
+def forget_old_runs(root: Path, name: str, *, keep: int) -> None:
+    """Removes the checkpoints of all but the newest runs of a stage; those in use stay.
+
+    Args:
+        root: holds a folder a run.
+        name: of the stage.
+        keep: runs that stay.
+    """
+    runs = sorted(root.glob(f"{name}-*"), key=lambda folder: folder.stat().st_mtime)
+    for folder in runs[:-keep]:
+        with file_lock(folder / LOCK, blocking=False) as mine:
+            if mine:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _name(step: int) -> str:

@@ -26,7 +26,6 @@ from components.training.layouts import (
     LocalAccess,
     PartitionedLayout,
     ReplicatedLayout,
-    Shard,
 )
 from components.training.parameter_groups import ParameterGroup
 from components.training.schedules import StepValues

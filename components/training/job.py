@@ -28,7 +28,7 @@ class Job:
         history: CSV file to write the metrics to.
         checkpoints: folder of this run's checkpoints.
         lineage: JSON values for the artifact.
-        code: names the running code.
+        code: `code_digest` of the code that asks.
         device: `cpu` or `cuda`.
         processes: training processes.
         threads: CPU threads of each.
@@ -47,7 +47,7 @@ class Job:
     history: Path
     checkpoints: Path
     lineage: dict[str, Any]
-    code: dict[str, str]
+    code: str
     device: str
     processes: int
     threads: int

@@ -7,16 +7,23 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
+from components.data.tables import read_table
 from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.models.backbone import artifact_hash
 from components.settings import Settings, child_environment
+from components.training.checkpoint import CheckpointStore, forget_old_runs
 from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
+from components.training.recipe import TrainingParams, code_digest, resumable, run_key
 
 _log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 60.0
 """How long a checkpoint may take after SIGTERM."""
+KEPT_RUNS = 3
+"""Runs of a stage whose checkpoints stay."""
 STRAGGLER_SECONDS = 10.0
 """How long the other processes may take to end after one has answered."""
 
@@ -76,6 +83,91 @@ def run_job(job: Job) -> dict[str, float]:
     if answer.code:
         raise SystemExit(answer.code)
     return answer.metrics
+
+
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training stage depends on.
+
+    Attributes:
+        manifest: folder of the manifest.
+        shards: folder of the shards.
+        curated: folder with `ids.parquet`.
+        teacher: folder of the teacher's artifact, for distillation.
+    """
+
+    manifest: Path
+    shards: Path
+    curated: Path
+    teacher: Path | None = None
+
+
+class Training:
+    """A training stage: which run it is, and what is to be done for it.
+
+    Args:
+        name: of the stage.
+        params: its section.
+        inputs: what it depends on.
+        settings: where checkpoints are, and on what to train.
+
+    Raises:
+        UserError: if parameters, inputs and machine do not go together.
+    """
+
+    def __init__(self, name: str, params: TrainingParams, inputs: TrainingInputs, settings: Settings) -> None:
+        self._name = name
+        self._params = params
+        self._inputs = inputs
+        self._settings = settings
+        self._device = check_processes(settings)
+        params.share(settings.processes)
+        self._ids: list[str] = read_table(inputs.curated / "ids.parquet")["id"].to_pylist()
+        upstream = artifact_hash(inputs.teacher) if inputs.teacher else ""
+        self._key = run_key(name, params, self._ids, upstream)
+        self._checkpoints = settings.checkpoints / self._key
+
+    def resume_key(self) -> str | None:
+        """Tracking run of the interrupted training that this one goes on from; None: it starts afresh."""
+        state = CheckpointStore(self._checkpoints).peek()
+        total = self._params.total_steps(len(self._ids))
+        if state is None or not resumable(state, total_steps=total, code=code_digest()):
+            return None
+        return state["run_key"]  # type: ignore[no-any-return]
+
+    def run(self, *, artifact: Path, history: Path, tracking: str | None) -> dict[str, float]:
+        """Trains; see `run_job` for what it raises.
+
+        Args:
+            artifact: folder to write the backbone to.
+            history: CSV file to write metrics to.
+            tracking: run to log to.
+
+        Returns:
+            Metrics of the run.
+        """
+        job = Job(
+            name=self._name,
+            params=self._params.model_dump(mode="json", exclude_unset=True),
+            manifest=self._inputs.manifest,
+            shards=self._inputs.shards,
+            curated=self._inputs.curated,
+            teacher=self._inputs.teacher,
+            artifact=artifact,
+            history=history,
+            checkpoints=self._checkpoints,
+            lineage={"stage": self._name, "run": self._key},
+            code=code_digest(),
+            device=self._device,
+            processes=self._settings.processes,
+            threads=self._settings.thread_count(),
+            extensions_lock=self._settings.cache / "extensions.lock",
+            run_key=tracking,
+            stage_pid=os.getpid(),
+        )
+        metrics = run_job(job)
+        forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
+        return metrics
 
 
 def _command(job: Job, spec: Path) -> list[str]:

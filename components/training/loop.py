@@ -24,7 +24,7 @@ from components.training.training_state import TrainingState
 _log = logging.getLogger(__name__)
 
 
-class Preempted(Exception):  # noqa: N818 - nothing is wrong
+class Preempted(Exception):
     """Training was asked to stop; a checkpoint of where it stands has been written."""
 
 
@@ -182,8 +182,9 @@ class TrainingLoop:
         wishes = torch.tensor([self._stop(), due], dtype=torch.float64, device=squares.device)
         together = torch.cat([squares, wishes, means])
         dist.all_reduce(together)
-        norms, wishes, means = together.split([len(squares), 2, len(names)])
-        stop, save = (wishes > 0).tolist()
+        modules = len(squares)
+        norms, means = together[:modules], together[modules + 2 :]
+        stop, save = (together[modules : modules + 2] > 0).tolist()
         found = dict(zip(names, means.tolist(), strict=True))
         finite = bool(norms.isfinite().all()) and bool(torch.isfinite(means[names.index("loss")]))
         return Report(found, norms.sqrt(), finite, stop, save)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -20,7 +21,7 @@ from components.training.health import HealthParams
 from components.training.parameter_groups import GroupParams
 from components.training.schedules import ScheduleParams
 
-NOT_MATHEMATICS: dict[str, set[str] | bool] = {
+NOT_MATHEMATICS: dict[str, Any] = {
     "epochs": True,
     "steps": True,
     "log_every": True,
@@ -60,7 +61,8 @@ class TrainingParams(Params):
     resize: int | None = Field(
         default=None,
         gt=0,
-        description="shorter side before the centre crop in evaluation, pixels; null: 8/7 of image_size, from 128 pixels",
+        description="shorter side before the centre crop in evaluation, pixels; "
+        "null: 8/7 of image_size where that is 128 or more",
     )
     log_every: int = Field(default=10, gt=0, description="steps between two rows of metrics")
 
@@ -115,8 +117,7 @@ class TrainingParams(Params):
 
     def mathematics(self) -> dict[str, Any]:
         """The parameters that decide what is computed, as plain JSON values."""
-        kept = self.model_dump(mode="json", exclude=NOT_MATHEMATICS)  # type: ignore[arg-type]
-        return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
+        return self.model_dump(mode="json", exclude=NOT_MATHEMATICS)
 
 
 def run_key(name: str, params: TrainingParams, ids: list[str], upstream: str = "") -> str:
@@ -134,15 +135,28 @@ def run_key(name: str, params: TrainingParams, ids: list[str], upstream: str = "
     return f"{name}-{digest.hexdigest()[:16]}"
 
 
-def resumable(state: Mapping[str, Any], total_steps: int) -> bool:
-    """Whether a run of so many steps may go on from a checkpoint.
+def resumable(state: Mapping[str, Any], *, total_steps: int, code: str) -> bool:
+    """Whether a run may go on from a checkpoint.
 
-    An interrupted run may, even if its length was changed since. One that was completed with another length may not:
-    its schedules have ended.
+    An interrupted run may, also with mended code or another length. One that was completed may not, unless it would
+    be the same again (it was killed before its outs were kept): its schedules have ended, and what a changed code
+    would give is not known.
 
     Args:
         state: `state.json` of the checkpoint.
         total_steps: of the run that wants to go on.
+        code: `code_digest` of its code.
     """
-    completed = state["step"] >= state["total_steps"]
-    return bool(state["step"] <= total_steps and (not completed or state["total_steps"] == total_steps))
+    if state["step"] >= state["total_steps"]:
+        return bool(state["total_steps"] == total_steps and state["code"] == code)
+    return bool(state["step"] <= total_steps)
+
+
+def code_digest() -> str:
+    """SHA-256 of the sources that decide what training computes."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    for package in ("data", "models", "objectives", "training"):
+        for path in sorted((root / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

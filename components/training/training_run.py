@@ -16,13 +16,12 @@ from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.tables import read_table
 from components.errors import UserError
-from components.models.backbone import Preprocess
 from components.objectives import Objective
 from components.parameters import validate
 from components.tracking import Run, attach_run
 from components.tracking.locking import file_lock
 from components.training import distill, pretrain
-from components.training.checkpoint import CheckpointStore
+from components.training.checkpoint import LOCK, CheckpointStore
 from components.training.ema import MovingAverage
 from components.training.engine import Engine, join_processes
 from components.training.health import Health
@@ -144,7 +143,7 @@ def _resume(state: TrainingState, job: Job, standing: Standing, recorded: dict[s
     """Puts the newest whole checkpoint back, if there is one that this run can go on from."""
     chosen: list[Path | None] = [None]
     if dist.get_rank() == 0:
-        chosen[0] = state.newest(lambda found: resumable(found, recorded["total_steps"]))
+        chosen[0] = state.newest(lambda found: resumable(found, total_steps=recorded["total_steps"], code=job.code))
     dist.broadcast_object_list(chosen)
     if chosen[0] is None:
         return
@@ -172,7 +171,7 @@ def _sole_writer(checkpoints: Path) -> Iterator[None]:
     checkpoints.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + SOLE_WRITER_SECONDS
     while True:
-        with file_lock(checkpoints / ".lock", blocking=False) as mine:
+        with file_lock(checkpoints / LOCK, blocking=False) as mine:
             if mine:
                 yield
                 return

@@ -130,7 +130,7 @@ class _StoredPieces:
     """The shard files of a checkpoint, read piece by piece."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._open = [safetensors.safe_open(file, framework="pt") for file in files]
+        self._open: list[Any] = [safetensors.safe_open(file, framework="pt") for file in files]
         self._starts: list[dict[str, int]] = [json.loads(file.metadata()[_PIECES]) for file in self._open]
 
     @torch.no_grad()
@@ -151,7 +151,8 @@ class _StoredPieces:
 
     def of_process(self, rank: int, name: str) -> Tensor | None:
         """A tensor that one process alone wrote; None if there was no such process."""
-        return self._open[rank].get_tensor(name) if rank < len(self._open) else None
+        found: Tensor | None = self._open[rank].get_tensor(name) if rank < len(self._open) else None
+        return found
 
     def close(self) -> None:
         """Lets go of the files."""

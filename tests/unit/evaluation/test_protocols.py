@@ -1,0 +1,87 @@
+"""The protocols find what is there, and nothing where nothing is."""
+
+import pytest
+import torch
+
+from components.evaluation.knn import knn_correct
+from components.evaluation.linear import LinearParams, linear_probe
+from components.features.extraction import Features
+
+PARAMS = LinearParams(steps=200, learning_rates=(0.1, 1.0))
+
+
+def clusters(count: int, classes: int, noise: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, 16, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(count) % classes
+    return centres[labels] + noise * torch.randn(count, 16, generator=generator), labels
+
+
+def plain_knn(bank: torch.Tensor, labels: torch.Tensor, query: torch.Tensor, k: int) -> int:
+    """The definition, one query at a time, in float64."""
+    bank, query = bank.double(), query.double()
+    cosine = (bank @ query) / (bank.norm(dim=1) * query.norm())
+    votes: dict[int, float] = {}
+    for index in cosine.argsort(descending=True)[:k].tolist():
+        label = int(labels[index])
+        votes[label] = votes.get(label, 0.0) + float(torch.exp(cosine[index] / 0.07))
+    return max(sorted(votes), key=lambda label: votes[label])
+
+
+def test_knn_matches_the_definition() -> None:
+    bank, labels = clusters(150, 5, 1.5, 0)
+    queries, truth = clusters(40, 5, 1.5, 1)
+    correct = knn_correct(bank, labels, queries, truth)
+    for k in (10, 20, 100):
+        plain = [plain_knn(bank, labels, query, k) == int(label) for query, label in zip(queries, truth, strict=True)]
+        assert correct[k].tolist() == plain
+
+
+def test_knn_does_not_depend_on_the_length_of_features() -> None:
+    bank, labels = clusters(100, 4, 1.0, 0)
+    queries, truth = clusters(40, 4, 1.0, 1)
+    scaled = knn_correct(bank * torch.rand(100, 1).add(0.1), labels, queries * 7, truth)
+    assert torch.equal(scaled[20], knn_correct(bank, labels, queries, truth)[20])
+
+
+def test_a_k_above_the_bank_is_cut() -> None:
+    bank, labels = clusters(15, 3, 0.1, 0)
+    correct = knn_correct(bank, labels, bank, labels)
+    assert correct[20].tolist() == correct[200].tolist()
+
+
+def features(x: torch.Tensor) -> Features:
+    return Features(cls=torch.stack([torch.zeros_like(x), x], dim=1), patch_mean=torch.zeros_like(x))
+
+
+def probe(noise: float, shuffled: bool = False) -> float:
+    bank, labels = clusters(300, 4, noise, 0)
+    queries, truth = clusters(200, 4, noise, 1)
+    if shuffled:
+        labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(2))]
+    ids = tuple(f"{n:064x}" for n in range(300))
+    found = linear_probe(features(bank), labels, ids, features(queries), truth, PARAMS, seed=0)
+    return float(found.correct.float().mean())
+
+
+def test_a_linear_probe_separates_what_is_separable() -> None:
+    assert probe(0.3) > 0.99
+
+
+def test_a_linear_probe_on_shuffled_labels_is_at_chance() -> None:
+    assert probe(0.3, shuffled=True) == pytest.approx(0.25, abs=0.12)
+
+
+def test_the_probe_never_chooses_by_the_queries() -> None:
+    bank, labels = clusters(300, 4, 1.0, 0)
+    queries, truth = clusters(200, 4, 1.0, 1)
+    ids = tuple(f"{n:064x}" for n in range(300))
+    wrong = (truth + 1) % 4
+    for one in (truth, wrong):
+        found = linear_probe(features(bank), labels, ids, features(queries), one, PARAMS, seed=0)
+        assert (found.learning_rate, found.blocks) == _choice(bank, labels, ids, queries, truth)
+
+
+def _choice(bank, labels, ids, queries, truth):  # type: ignore[no-untyped-def]
+    found = linear_probe(features(bank), labels, ids, features(queries), truth, PARAMS, seed=0)
+    return found.learning_rate, found.blocks
