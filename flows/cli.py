@@ -34,6 +34,8 @@ Retries = Annotated[int, typer.Option(min=0, help="how often a stage that crashe
 Phases = Annotated[list[str] | None, typer.Argument(metavar="[PHASE]...", help="phases to make; default: all")]
 Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="default: the candidate")]
 
+Force = Annotated[bool, typer.Option("--force", help="promote against the gate; the history keeps that")]
+
 
 @app.command()
 def run(
@@ -58,16 +60,12 @@ def run(
 @app.command()
 def snapshot(data: Data = None, eval_: Eval = None) -> None:
     """Record what the source holds now, in data/source.lock, and which embedder is used."""
-    from components.stages import paths
-    from components.stages.params import load_params
     from flows.params_edit import Request
-    from flows.run import change_parameters
-    from flows.snapshot import refresh_locks
+    from flows.run import change_parameters, take_snapshot
 
     settings = _settings()
     change_parameters(settings, Request(data, eval_))
-    refreshed = refresh_locks(load_params(settings.root / paths.PARAMS), settings)
-    typer.echo(refreshed.describe())
+    take_snapshot(settings)
 
 
 @app.command()
@@ -119,11 +117,15 @@ def serve_flows() -> None:
 
 
 @app.command()
-def promote(version: Version = None) -> None:
+def promote(version: Version = None, force: Force = False) -> None:
     """Make a registered version the champion, if it passes the gate."""
+    from components.stages import paths
+    from components.stages.params import load_params
     from flows.promotion import promote_version
 
-    typer.echo(promote_version(_settings(), version))
+    settings = _settings()
+    params = load_params(settings.root / paths.PARAMS)
+    typer.echo(promote_version(params, settings, version, force=force))
 
 
 @app.command()

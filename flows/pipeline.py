@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from components.errors import UserError
 from components.settings import Settings, get_settings
 from components.stages import paths
+from components.stages.lifeline import follow_parents
 from components.tracking import Run, start_run
 from components.tracking.locking import file_lock
 from flows.dvc_locks import clear_stale_locks
@@ -51,6 +52,8 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
         StageError: if a stage failed otherwise.
     """
     settings = get_settings()
+    if settings.lifeline is not None:
+        follow_parents(settings.lifeline)
     start = time.monotonic()
     with file_lock(settings.root / ".dvc" / "tmp" / "selfsight.lock", blocking=False) as is_mine:
         if not is_mine:

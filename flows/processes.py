@@ -194,7 +194,7 @@ def _pump(process: Leashed, reader: int, on_output: Callable[[Output], None]) ->
         ended = process.ended
         readable = select.select([reader], [], [], 0 if ended else POLL_SECONDS)[0]
         data = _read(reader) if readable else b""
-        for output in splitter.feed(data):
+        for output in splitter.feed(data) if data else ():
             on_output(output)
         if not data and ended:
             break

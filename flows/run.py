@@ -36,18 +36,47 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
     preflight(settings)
     # it starts while the sources are listed
     with signals_unwind(), prefect_server(settings) as orchestrator:
-        from components.stages.params import load_params
-        from flows.snapshot import refresh_locks
-
-        refreshed = refresh_locks(load_params(settings.root / paths.PARAMS), settings)
-        if refreshed.is_new:
-            sys.stderr.write(f"snapshot: {refreshed}\n")
+        take_snapshot(settings)
         from flows.pipeline import pipeline
         from flows.terminal import own_terminal
 
         with own_terminal(), orchestrator.connect():
             result = pipeline(phases=list(phases) or None, retries=retries)
     show_result(settings, result)
+
+
+def take_snapshot(settings: Settings) -> None:
+    """Writes both locks where they have changed, and says so.
+
+    Raises:
+        UserError: if a source cannot be read, or the embedder cannot be had.
+    """
+    from components.stages.params import load_params
+    from flows.snapshot import refresh_embedder, refresh_source
+
+    params = load_params(settings.root / paths.PARAMS)
+    news = refresh_source(params, settings)
+    sys.stderr.write(f"snapshot: {news or 'nothing new'}\n")
+    if embedder := refresh_embedder(params, settings):
+        sys.stderr.write(f"embedder: {embedder}\n")
+
+
+def retrain_once(settings: Settings, *, retries: int) -> None:
+    """One turn of the loop, and what came of it.
+
+    Raises:
+        UserError: if the user can mend what is wrong.
+        StageError: if a stage failed otherwise.
+    """
+    preflight(settings)
+    with signals_unwind(), prefect_server(settings) as orchestrator:
+        from flows.retrain import retrain
+        from flows.terminal import own_terminal
+
+        with own_terminal(), orchestrator.connect():
+            state = retrain(retries=retries, return_state=True)
+            state.result()  # raises what the flow raised
+    sys.stdout.write(f"{state.name}: {state.message}\n")
 
 
 def change_parameters(settings: Settings, request: Request) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from components.errors import UserError
 from components.settings import Settings, child_environment
@@ -40,6 +40,7 @@ class EmbeddedServer:
         self._home = prefect_home(settings)
         self._home.mkdir(parents=True, exist_ok=True)
         self._log_file = self._home / "server.log"
+        self.is_scheduling = scheduling
         self._port = _free_port()
         self._log: IO[bytes] = self._log_file.open("wb")
         self._process = Leashed(
@@ -48,7 +49,7 @@ class EmbeddedServer:
                 "--factory", "prefect.server.api.server:create_app",
                 "--host", "127.0.0.1", "--port", str(self._port), "--log-level", "error", "--lifespan", "on",
             ],
-            environment={**child_environment(), **self._variables(scheduling)},
+            environment={**child_environment(), **self._variables()},
             folder=self._home,
             output=self._log.fileno(),
         )  # fmt: skip
@@ -85,14 +86,14 @@ class EmbeddedServer:
         self._process.end(STOP_SECONDS)
         self._log.close()
 
-    def _variables(self, scheduling: bool) -> dict[str, str]:
+    def _variables(self) -> dict[str, str]:
         variables = {
             "PREFECT_HOME": str(self._home),
             "PREFECT_API_URL": self.api_url,
             "PREFECT_UI_API_URL": self.api_url,
             "PREFECT_LOGGING_SERVER_LEVEL": "ERROR",
         }
-        if not scheduling:
+        if not self.is_scheduling:
             variables |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
         return variables
 
@@ -142,8 +143,10 @@ class Orchestrator:
         self._server.wait()
         from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        # heartbeats are for a server that outlives the run; each flow run waits a second for the end of its own
-        updates = {PREFECT_API_URL: self._server.api_url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
+        updates: dict[Any, Any] = {PREFECT_API_URL: self._server.api_url}
+        if not self._server.is_scheduling:
+            # heartbeats are for a server that outlives the run; each flow run waits a second for the end of its own
+            updates[PREFECT_FLOWS_HEARTBEAT_FREQUENCY] = None
         with temporary_settings(updates):
             try:
                 yield self._server.url

@@ -1,8 +1,9 @@
 """Which version is the champion, and how that came about.
 
-MLflow's aliases are last-writer-wins and have no history. Here every change is made under a lock, only if the champion is
-still the one that the decision was made against, and is recorded as a tag of the registered model. The entry is written
-before the alias moves: a kill in between leaves an entry that is not true, which the next change finds and corrects.
+MLflow's aliases are last-writer-wins and have no history. Here every change is made under a lock, only if the champion
+is still the one that the decision was made against, and is recorded as a tag of the registered model. The entry is
+written before the alias moves: a kill in between leaves an entry that is not true, which the next change finds and
+corrects. The lock is a file: it serialises processes that share `SELFSIGHT_HOME`, not machines.
 """
 
 import json
@@ -14,8 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from components.errors import UserError
-from components.registry.registration import registry_lock
-from components.registry.versions import CHAMPION, by_number, champion, registry
+from components.registry.versions import CHAMPION, by_number, champion, registry, registry_lock
 from components.settings import Settings
 
 _TAG = "history."
@@ -44,7 +44,8 @@ class HistoryEntry:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.time}  {self.action}  {self.previous or '–'} → {self.version or '–'}  by {self.by}  {self.reason}"
+        change = f"{self.previous or '–'} → {self.version or '–'}"
+        return f"{self.time}  {self.action:<8}  {change}  {self.by}  {self.reason}"
 
 
 def current_champion(settings: Settings) -> str | None:
@@ -78,9 +79,9 @@ def promote(version: str, settings: Settings, *, expected: str | None, reason: s
     with registry_lock(settings):
         entries, current = _reconciled(settings)
         if current != expected:
-            _record(settings, entries, "refuse", version, current, f"champion was to be {expected or 'none'}: {reason}")
+            _record(settings, entries, "refuse", version, current, f"decided against {_named(expected)}: {reason}")
             raise PromotionConflict(
-                f"version {version} is not promoted: the champion is {_named(current)}, not {_named(expected)} any more",
+                f"version {version} is not promoted: champion is {_named(current)}, no longer {_named(expected)}",
                 remedy="compare with the present champion and promote again",
             )
         if current == version:

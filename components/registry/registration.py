@@ -17,10 +17,10 @@ from components.registry.versions import (
     by_digest,
     by_number,
     registry,
+    registry_lock,
 )
 from components.settings import Settings
 from components.tracking import code_version
-from components.tracking.locking import file_lock
 from components.tracking.mlflow_store import experiment_id
 
 _log = logging.getLogger(__name__)
@@ -55,11 +55,6 @@ def register(artifact: Path, settings: Settings, *, runs: Mapping[str, str] | No
             with registry(settings) as made:
                 made.set_registered_model_alias(settings.model_name, CANDIDATE, found.version)
     return found
-
-
-def registry_lock(settings: Settings) -> Any:
-    """Serialises whatever changes the model's versions and aliases, between processes of this machine."""
-    return file_lock(settings.journals / f"registry-{settings.model_name}.lock")
 
 
 def version_tags(lineage: Mapping[str, Any]) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.errors import UserError
 from components.settings import Settings
 from components.tracking import client
+from components.tracking.locking import file_lock
 
 CANDIDATE = "candidate"
 CHAMPION = "champion"
@@ -103,6 +104,11 @@ def registry(settings: Settings) -> Iterator[Any]:
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         remedy = "check SELFSIGHT_MLFLOW_URI with `selfsight doctor`, then run again"
         raise RegistryUnavailable(f"the model registry does not answer ({reason})", remedy=remedy) from error
+
+
+def registry_lock(settings: Settings) -> AbstractContextManager[bool]:
+    """Serialises whatever changes the model's versions and aliases, between processes of this machine."""
+    return file_lock(settings.journals / f"registry-{settings.model_name}.lock")
 
 
 def _or_none(ask: Any) -> RegisteredVersion | None:

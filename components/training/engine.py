@@ -1,23 +1,17 @@
 """DeepSpeed, and nothing but DeepSpeed: the only module that imports it."""
 
-import logging
-import shutil
-import sysconfig
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
-import deepspeed
 import torch
 import torch.distributed as dist
-from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad, safe_get_local_optimizer_state
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils import cpp_extension
 
-from components.errors import UserError
-from components.tracking.locking import file_lock
 from components.training.engine_config import EngineParams, deepspeed_config
 from components.training.layouts import (
     MOMENTS,
@@ -30,44 +24,30 @@ from components.training.layouts import (
 from components.training.parameter_groups import ParameterGroup
 from components.training.schedules import StepValues
 
-_log = logging.getLogger(__name__)
+# Half of DeepSpeed's start-up is spent on what is not used here: MLflow for its autotuner, and compiling Muon.
+with mock.patch.dict(sys.modules, {"mlflow": None}):
+    import deepspeed
+    from deepspeed.runtime import compiler
+    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad, safe_get_local_optimizer_state
+with mock.patch.object(compiler, "compile", lambda: lambda function: function):
+    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-_CPU_EXTENSION = "deepspeed_shm_comm"
 
 
-def join_processes(device: str, *, lock: Path) -> None:
+def join_processes(device: str) -> None:
     """Makes the process group from torchrun's variables.
 
     Args:
         device: `cpu` (gloo) or `cuda` (nccl).
-        lock: file that serialises the building of DeepSpeed's extension.
-
-    Raises:
-        UserError: if it has to be built and the compiler or the Python headers are missing.
     """
-    if device == "cpu":
-        with file_lock(lock):
-            _build_cpu_extension()
-    else:
+    # DeepSpeed would compile a shared-memory extension on a CPU, which only its inference uses.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device == "cuda":
         torch.cuda.set_device(dist.get_node_local_rank())
-    backend = "gloo" if device == "cpu" else "nccl"
-    deepspeed.init_distributed(backend, timeout=COLLECTIVE_TIMEOUT, verbose=False)
-
-
-def _build_cpu_extension() -> None:
-    """Compiles the extension once; later calls find it."""
-    folder = Path(cpp_extension._get_build_directory(_CPU_EXTENSION, verbose=False))
-    if not (folder / f"{_CPU_EXTENSION}.so").exists():
-        if shutil.which("g++") is None:
-            remedy = "install it (Debian, Ubuntu: apt-get install g++)"
-            raise UserError("g++ is missing and DeepSpeed compiles an extension", remedy=remedy)
-        if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
-            remedy = "install the Python headers (Debian, Ubuntu: apt-get install python3-dev)"
-            raise UserError("Python.h is missing and DeepSpeed compiles an extension", remedy=remedy)
-        _log.info("compiling DeepSpeed's CPU extension, once on this machine")
-    # A build that was killed leaves this file behind, and every later one would wait for it for ever.
-    (folder / "lock").unlink(missing_ok=True)
-    deepspeed.ops.op_builder.cpu.ShareMemCommBuilder().load(verbose=False)
+    # DeepSpeed calls collectives by names that torch is about to rename
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    deepspeed.init_distributed("gloo" if device == "cpu" else "nccl", timeout=COLLECTIVE_TIMEOUT, verbose=False)
 
 
 class Engine:

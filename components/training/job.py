@@ -32,7 +32,6 @@ class Job:
         device: `cpu` or `cuda`.
         processes: training processes.
         threads: CPU threads of each.
-        extensions_lock: file that serialises the building of DeepSpeed's extension.
         run_key: tracking run to log to; None: nothing is logged.
         stage_pid: process that wants the result; without it training ends.
     """
@@ -51,7 +50,6 @@ class Job:
     device: str
     processes: int
     threads: int
-    extensions_lock: Path
     run_key: str | None
     stage_pid: int
 

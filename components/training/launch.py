@@ -161,7 +161,6 @@ class Training:
             device=self._device,
             processes=self._settings.processes,
             threads=self._settings.thread_count(),
-            extensions_lock=self._settings.cache / "extensions.lock",
             run_key=tracking,
             stage_pid=os.getpid(),
         )

@@ -52,7 +52,7 @@ def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
         Preempted: after `stop` and a checkpoint.
     """
     torch.set_num_threads(job.threads)
-    join_processes(job.device, lock=job.extensions_lock)
+    join_processes(job.device)
     if dist.get_rank():
         return _train(job, stop, None)
     with _sole_writer(job.checkpoints), attach_run(job.run_key) if job.run_key else nullcontext() as run:

@@ -133,7 +133,8 @@ def test_refused_credentials_are_named_and_not_repeated(project: Path, endpoint:
 def test_mlflow_keeps_artifacts_in_the_bucket(
     project: Path, endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MLFLOW_S3_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("MLFLOW_S3_ENDPOINT_URL", "")  # so that it is as before afterwards
+    monkeypatch.delenv("MLFLOW_S3_ENDPOINT_URL")
     monkeypatch.setenv("SELFSIGHT_S3_ENDPOINT", endpoint)
     monkeypatch.setenv("SELFSIGHT_ARTIFACT_ROOT", f"s3://{bucket}/mlflow")
     with start_run("pictures", params={}, settings=get_settings()) as run:

@@ -1,0 +1,52 @@
+import torch
+from torch.nn import functional as F
+
+from components.models.attention import packed_attention
+
+SHAPES = [(3, 5), (2, 7)]
+HEADS = 2
+
+
+def reference(qkv: torch.Tensor) -> torch.Tensor:
+    """One crop and one head at a time."""
+    width = qkv.shape[1] // 3
+    out, start = [], 0
+    for batch, tokens in SHAPES:
+        for _ in range(batch):
+            crop = qkv[start : start + tokens]
+            heads = []
+            for head in range(HEADS):
+                size = width // HEADS
+                query, key, value = (crop[:, i * width + head * size : i * width + (head + 1) * size] for i in range(3))
+                heads.append(F.softmax(query @ key.T / size**0.5, dim=-1) @ value)
+            out.append(torch.cat(heads, dim=1))
+            start += tokens
+    return torch.cat(out)
+
+
+def tokens() -> torch.Tensor:
+    return torch.randn(29, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+def test_attention_stays_within_each_crop_and_equals_the_plain_formula() -> None:
+    torch.testing.assert_close(packed_attention(tokens(), SHAPES, HEADS), reference(tokens()))
+
+
+def test_inference_kernel_equals_the_plain_formula() -> None:
+    with torch.no_grad():
+        torch.testing.assert_close(packed_attention(tokens(), SHAPES, HEADS), reference(tokens()))
+
+
+def test_gradient_equals_that_of_the_plain_formula() -> None:
+    left, right = tokens(), tokens()
+    weight = torch.randn(29, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (packed_attention(left, SHAPES, HEADS) * weight).sum().backward()
+    (reference(right) * weight).sum().backward()
+    torch.testing.assert_close(left.grad, right.grad)
+
+
+def test_gradient_may_come_in_any_layout() -> None:
+    left, right = tokens(), tokens()
+    packed_attention(left, SHAPES, HEADS).sum().backward()
+    reference(right).sum().backward()
+    torch.testing.assert_close(left.grad, right.grad)

@@ -1,0 +1,30 @@
+import pytest
+import torch
+
+from components.objectives import measures
+
+
+def test_entropy_is_log_k_for_uniform_rows_and_zero_for_certain_ones() -> None:
+    assert measures.entropy(torch.full((3, 8), 1 / 8)).item() == pytest.approx(torch.tensor(8.0).log().item())
+    assert measures.entropy(torch.eye(8)).item() == 0.0
+
+
+def test_prototype_usage_counts_the_prototypes_that_are_used() -> None:
+    assert measures.prototype_usage(torch.eye(8)).item() == pytest.approx(1.0)
+    assert measures.prototype_usage(torch.eye(8)[:2].repeat(5, 1)).item() == pytest.approx(2 / 8)
+
+
+def test_feature_std_is_zero_at_collapse_and_near_one_for_isotropic_features() -> None:
+    generator = torch.Generator().manual_seed(0)
+    assert measures.feature_std(torch.ones(16, 32)).item() == pytest.approx(0.0, abs=1e-6)
+    assert measures.feature_std(torch.randn(512, 64, generator=generator)).item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_effective_rank_counts_directions() -> None:
+    directions = torch.zeros(8, 16)
+    directions[torch.arange(8), torch.arange(8) // 2] = torch.tensor([1.0, -1.0]).repeat(4)
+    assert measures.effective_rank(directions).item() == pytest.approx(4.0, rel=1e-4)
+
+
+def test_effective_rank_of_equal_rows_is_one() -> None:
+    assert measures.effective_rank(torch.ones(8, 16)).item() == pytest.approx(1.0)
