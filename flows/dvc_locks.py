@@ -12,6 +12,10 @@ from components.tracking.locking import file_lock
 
 _log = logging.getLogger(__name__)
 CLOCK_SLACK_SECONDS = 2.0
+BUSY = "another DVC works in this working tree"
+BUSY_REMEDY = "wait until it is done, or stop it"
+BUSY_SIGNS = ("is busy, it is being blocked by", "Unable to acquire lock")
+"""What DVC says when it waits in vain for a lock."""
 
 
 def clear_stale_locks(root: Path) -> None:

@@ -90,7 +90,7 @@ class Leashed:
             stdout=output,
             stderr=output,
             cwd=folder,
-            env={**environment, MARK: self._mark},
+            env={**environment, "PATH": _path(environment), MARK: self._mark},
             start_new_session=True,
         )
 
@@ -148,6 +148,11 @@ class Leashed:
             return process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE
         except (psutil.Error, OSError):
             return False
+
+
+def _path(environment: Mapping[str, str]) -> str:
+    """PATH with this interpreter's folder first: dvc.yaml says `python`, and the venv need not be active."""
+    return os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
 
 
 def run_leashed(

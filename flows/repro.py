@@ -11,6 +11,7 @@ from typing import Any
 
 from components.errors import USER_ERROR_EXIT_CODE, UserError
 from components.settings import child_environment
+from flows.dvc_locks import BUSY, BUSY_REMEDY, BUSY_SIGNS
 from flows.processes import Output, run_leashed
 
 DVC_CHATTER = (
@@ -145,6 +146,8 @@ def _failure(stage: str, dvc_code: int, told: dict[str, Any], dvc_error: str) ->
         return StageError(stage, code, message)
     if dvc_code < 0:
         return StageError(stage, 128 - dvc_code, f"dvc repro was killed by signal {-dvc_code}")
+    if any(sign in dvc_error for sign in BUSY_SIGNS):
+        return UserError(f"{stage}: {BUSY}", remedy=BUSY_REMEDY)
     cause = dvc_error.removeprefix(f"failed to reproduce '{stage}': ") or f"dvc repro ended with exit code {dvc_code}"
     return StageError(stage, _exit_code_in(cause) or 1, cause)
 

@@ -57,7 +57,7 @@ def take_snapshot(settings: Settings) -> None:
     params = load_params(settings.root / paths.PARAMS)
     news = refresh_source(params, settings)
     sys.stderr.write(f"snapshot: {news or 'nothing new'}\n")
-    if embedder := refresh_embedder(params, settings):
+    if embedder := refresh_embedder(params, settings, source_changed=news is not None):
         sys.stderr.write(f"embedder: {embedder}\n")
 
 

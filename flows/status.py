@@ -5,7 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from components.errors import UserError
 from components.settings import Settings
+from flows.dvc_locks import BUSY, BUSY_REMEDY
 from flows.graph import PipelineGraph, read_graph
 
 UP_TO_DATE = "up to date"
@@ -33,13 +35,21 @@ def stage_statuses(root: Path) -> list[StageStatus]:
         root: the project's root.
 
     Raises:
-        UserError: if DVC cannot read the project.
+        UserError: if DVC cannot read the project, or another DVC works on it.
     """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
     from dvc.repo import Repo
 
     graph = read_graph(root)
-    with Repo(str(root)) as repo:
-        changes: dict[str, Any] = repo.status()
+    try:
+        with Repo(str(root)) as repo:
+            changes: dict[str, Any] = repo.status()
+    except LockError:
+        raise UserError(BUSY, remedy=BUSY_REMEDY) from None
+    except DvcException as error:
+        what = " ".join(str(error).split())
+        raise UserError(f"DVC cannot tell what is up to date ({what})", remedy="see `dvc status`") from None
     return _statuses(graph, {stage: _reason(found) for stage, found in changes.items()})
 
 

@@ -19,7 +19,8 @@ def set_value(text: str, path: Sequence[str], value: Any) -> str:
 
     Args:
         text: a YAML mapping.
-        path: keys from the root to the value; those that do not exist are added at the end of their mapping.
+        path: keys from the root to the value; those that do not exist are added at the end of their mapping,
+            and nothing (null) becomes a mapping.
         value: a plain value.
 
     Returns:
@@ -32,7 +33,10 @@ def set_value(text: str, path: Sequence[str], value: Any) -> str:
     from ruamel.yaml.nodes import MappingNode
 
     plain, node = parse(text), YAML(typ="safe", pure=True).compose(text)
+    key_node = node
     for depth, name in enumerate(path):
+        if plain is None and depth:
+            return _replace(text, key_node, node, _nest(path[depth:], value))
         if not isinstance(node, MappingNode):
             key = ".".join(path[:depth])
             raise UserError(f"'{key}' is a value and has no key '{name}'", remedy=f"set '{key}' itself")

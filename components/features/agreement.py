@@ -2,17 +2,18 @@
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from components.features.registration import Aligned
+from components.features.alignment import Aligned
 
 TOLERANCE = 0.25
 """Difference, in deviations of luminance, up to which two pixels agree."""
 PLAIN = 0.05
 """Weight of a pixel without edges against one with a step of one deviation a pixel."""
-
-
+PATCH = 10
+"""Side of a square, pixels of 32, that must not disagree as a whole: more than a badge or a line of text covers."""
+PATCH_SHARE = 0.85
 
 
 def agreement(aligned: Aligned, tolerance: float = TOLERANCE) -> Float[Tensor, " pairs"]:
@@ -21,7 +22,8 @@ def agreement(aligned: Aligned, tolerance: float = TOLERANCE) -> Float[Tensor, "
     It is the lesser of two shares of their common area: of the area itself, and of the area weighted by the edges of
     one of the two pictures, whichever agrees better. What lies over a copy adds edges to the copy, but the edges of
     the original are still found in it; where another thing stands in the same place, neither's edges are found. The
-    common area is compared after a fit of saturation, and after smoothing over 3 × 3 pixels.
+    common area is compared after a fit of saturation, and after smoothing over 3 × 3 pixels. A large patch that
+    disagrees makes it 0.
 
     Args:
         aligned: registered pairs.
@@ -32,7 +34,13 @@ def agreement(aligned: Aligned, tolerance: float = TOLERANCE) -> Float[Tensor, "
     smooth = _smooth(difference * inside[:, None]) / _smooth(inside[:, None]).clamp_min(1e-3)
     agrees = (smooth.square().sum(1).sqrt() < tolerance) * inside
     structure = [_weighted(agrees, _edges(planes[:, 0]) * inside) for planes in (aligned.outer, aligned.inner)]
-    return torch.minimum(_weighted(agrees, inside), torch.maximum(*structure))
+    share = torch.minimum(_weighted(agrees, inside), torch.maximum(*structure))
+    return share.masked_fill(_other_thing(inside - agrees), 0.0)
+
+
+def _other_thing(disagrees: Float[Tensor, "n side side"]) -> Bool[Tensor, " n"]:
+    """Whether the difference is a patch so large that it is no overlay."""
+    return F.avg_pool2d(disagrees, PATCH, stride=1).amax((1, 2)) >= PATCH_SHARE
 
 
 def _difference(aligned: Aligned) -> Float[Tensor, "n 3 side side"]:

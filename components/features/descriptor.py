@@ -47,7 +47,7 @@ def describe(images: Sequence[Image.Image]) -> Float[np.ndarray, "n dim"]:
 
 def describe_thumbnails(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n dim"]:
     """As `describe`, from thumbnails, on their device."""
-    return torch.cat([_describe(part) for part in thumbnails.split(BATCH)])
+    return torch.cat([_describe(part) for part in torch.split(thumbnails, BATCH)])
 
 
 def _describe(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n dim"]:
@@ -57,7 +57,8 @@ def _describe(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n di
 
 
 def _unit(vectors: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
-    return vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    length: Float[Tensor, "n 1"] = vectors.norm(dim=1, keepdim=True)
+    return vectors / length.clamp_min(1e-6)
 
 
 def _frequencies(planes: Planes) -> Float[Tensor, "n dim"]:

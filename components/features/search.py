@@ -42,7 +42,8 @@ def neighbour_pairs(vectors: Float[Tensor, "n dim"], k: int) -> Int[Tensor, "pai
     _, near = top_k(vectors, vectors, k + 1)
     own = torch.arange(len(vectors), device=vectors.device)[:, None].expand_as(near)
     pairs = torch.stack([torch.minimum(own, near), torch.maximum(own, near)], dim=-1).reshape(-1, 2)
-    return torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
+    distinct: Int[Tensor, "pairs 2"] = torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
+    return distinct
 
 
 def pairs_above(

@@ -1,10 +1,17 @@
 """Small pictures of one size, which descriptors and registration work on."""
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+
+from components.data.decoding import decode_rgb
+from components.tracking import progress
 
 SIDE = 32
 """Side of a thumbnail, pixels. Pictures are squashed to squares: a crop keeps its place in relative coordinates."""
@@ -12,11 +19,46 @@ SIDE = 32
 FLAT = 0.02
 """Standard deviation of luminance, of its range, below which a picture has no content to compare."""
 
+CHUNK = 1024
+"""Pictures decoded ahead at most."""
+
+
+class Reader(Protocol):
+    """Anything that gives the bytes of an image."""
+
+    def read(self, image_id: str) -> bytes:
+        """The file's bytes."""
+        ...
+
 
 def thumbnail(image: Image.Image) -> UInt8[np.ndarray, "side side 3"]:
     """Return a picture as `SIDE` × `SIDE` RGB pixels."""
     small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return np.asarray(small)
+
+
+def load_thumbnails(reader: Reader, ids: Sequence[str], *, threads: int = 2) -> UInt8[np.ndarray, "n side side 3"]:
+    """Decode images, scaled where the codec can, into thumbnails in the order of the ids; 3 KiB an image.
+
+    Args:
+        reader: gives the bytes of an image.
+        ids: which images.
+        threads: that decode.
+
+    Raises:
+        DecodingError: if an image does not decode; ingest has quarantined those.
+    """
+    made = np.zeros((len(ids), SIDE, SIDE, 3), np.uint8)
+
+    def one(image_id: str) -> UInt8[np.ndarray, "side side 3"]:
+        return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * SIDE))
+
+    with ThreadPoolExecutor(threads, "decode") as pool:
+        chunks = [ids[first : first + CHUNK] for first in range(0, len(ids), CHUNK)]
+        decoded = (small for chunk in chunks for small in pool.map(one, chunk))
+        for row, small in enumerate(progress(decoded, total=len(ids), description="thumbnails")):
+            made[row] = small
+    return made
 
 
 def opponent_planes(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n 3 side side"]:

@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from contextlib import suppress
 
 import psutil
 
@@ -64,7 +65,9 @@ def _is_zombie(process: psutil.Process) -> bool:
 
 
 def _end_tree(gone: str) -> None:
-    _log.error("%s is gone: ending this stage", gone)
+    # the reader of the log may be gone too, and rich answers a broken pipe with SystemExit
+    with suppress(Exception, SystemExit):
+        _log.error("%s is gone: ending this stage", gone)
     for child in psutil.Process().children(recursive=True):
         try:
             child.kill()

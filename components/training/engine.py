@@ -24,11 +24,18 @@ from components.training.layouts import (
 from components.training.parameter_groups import ParameterGroup
 from components.training.schedules import StepValues
 
-# Half of DeepSpeed's start-up is spent on what is not used here: MLflow for its autotuner, and compiling Muon.
-with mock.patch.dict(sys.modules, {"mlflow": None}):
-    import deepspeed
-    from deepspeed.runtime import compiler
-    from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_grad, safe_get_local_optimizer_state
+# Half of DeepSpeed's start-up goes into what is not used here: MLflow for its autotuner, and compiling Muon.
+_mlflow = sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+import deepspeed  # noqa: E402
+from deepspeed.runtime import compiler  # noqa: E402
+from deepspeed.utils import (  # noqa: E402
+    safe_get_local_fp32_param,
+    safe_get_local_grad,
+    safe_get_local_optimizer_state,
+)
+
+if _mlflow is None:
+    del sys.modules["mlflow"]
 with mock.patch.object(compiler, "compile", lambda: lambda function: function):
     import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
 

@@ -79,6 +79,11 @@ def test_an_error_of_dvc_itself_is_passed_on() -> None:
     assert str(error) == "embed: missing data 'source': data/source.lock"
 
 
+def test_another_dvc_in_the_same_tree_is_something_the_user_can_mend() -> None:
+    error = _failure("embed", 255, {}, "failed to reproduce 'embed': '/data' is busy, it is being blocked by:")
+    assert isinstance(error, UserError)
+
+
 def test_a_killed_dvc_is_named() -> None:
     error = _failure("embed", -9, {}, "")
     assert str(error) == "embed: dvc repro was killed by signal 9"

@@ -73,6 +73,10 @@ def test_a_key_is_added_to_a_mapping_in_braces() -> None:
     assert parse(set_value("a: {}\n", ["a", "c"], 2)) == {"a": {"c": 2}}
 
 
+def test_nothing_becomes_a_mapping_when_a_key_of_it_is_set() -> None:
+    assert set_value("a: null  # off\nb: 1\n", ["a", "c", "d"], 2) == "a: {c: {d: 2}}  # off\nb: 1\n"
+
+
 def test_a_key_is_added_to_a_file_whose_last_line_has_no_end() -> None:
     assert set_value("a: 1", ["b"], 2) == "a: 1\nb: 2\n"
 

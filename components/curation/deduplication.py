@@ -1,0 +1,146 @@
+"""Near-duplicates among the training images, and training images that leak from the evaluation part.
+
+As DINOv2 (section 3 and appendix A.3): copies are connected, one of each connected component is kept, and a component
+that touches an evaluation image is discarded whole, on a lower threshold. Instead of trusting a cosine, every candidate
+pair is verified by registration.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from pydantic import Field, model_validator
+
+from components.curation.copies import Copies
+from components.features.components import connected_components
+from components.parameters import Params
+
+Reason = Literal["unique", "representative", "duplicate", "leak"]
+
+
+class DedupParams(Params):
+    """When two pictures are the same picture."""
+
+    neighbours: int = Field(16, ge=1, le=1024, description="nearest training images that an image is compared with")
+    hash_distance: int = Field(
+        6, ge=0, le=16, description="bits in which the perceptual hashes of compared images may differ, of 64"
+    )
+    threshold: float = Field(
+        0.76, gt=0, le=1, description="share of two training images that must agree for them to be one"
+    )
+    leak_threshold: float = Field(
+        0.70, gt=0, le=1, description="the same for a training and an evaluation image; lower discards more"
+    )
+
+    @model_validator(mode="after")
+    def _check_thresholds(self) -> "DedupParams":
+        if self.leak_threshold > self.threshold:
+            raise ValueError("leak_threshold is above threshold; lower it: a leak harms more than a lost image")
+        return self
+
+
+def copy_components(
+    evaluation: Bool[np.ndarray, " n"], copies: Copies, params: DedupParams
+) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " pairs"]]:
+    """Connect what is a copy of what.
+
+    Args:
+        evaluation: whether an image is of the evaluation part.
+        copies: compared pairs.
+        params: thresholds.
+
+    Returns:
+        The component of every image, named by its first position, and which pairs are accepted.
+    """
+    across = evaluation[copies.pairs].any(axis=1)
+    accepted = copies.agreement >= np.where(across, params.leak_threshold, params.threshold)
+    return connected_components(len(evaluation), copies.pairs[accepted]), accepted
+
+
+def choose(
+    ids: Sequence[str],
+    evaluation: Bool[np.ndarray, " n"],
+    leaked: Bool[np.ndarray, " n"],
+    components: Int[np.ndarray, " n"],
+    pixels: Int[np.ndarray, " n"],
+    sharpness_of: Callable[[str], float],
+) -> pa.Table:
+    """Decide what becomes of every training image.
+
+    Of a component one image is kept: the one of most pixels, among equals the sharpest, then the first id. A component
+    that touches an evaluation image is discarded whole.
+
+    Args:
+        ids: all images.
+        evaluation: whether an image is of the evaluation part alone.
+        leaked: whether the same bytes are also of the evaluation part.
+        components: component of each image.
+        pixels: width × height of each.
+        sharpness_of: sharpness by id; asked only where pixels do not decide.
+
+    Returns:
+        Table of the training images in the order of the ids: `id`, `component` (first id in it), `kept`, `reason`.
+    """
+    touched = np.zeros(len(ids), bool)
+    touched[components[evaluation | leaked]] = True
+    members: dict[int, list[int]] = {}
+    for row in np.flatnonzero(~evaluation).tolist():
+        members.setdefault(int(components[row]), []).append(row)
+    reasons: dict[int, Reason] = {}
+    for component, rows in members.items():
+        if touched[component]:
+            reasons |= dict.fromkeys(rows, "leak")
+        elif len(rows) == 1:
+            reasons[rows[0]] = "unique"
+        else:
+            reasons |= dict.fromkeys(rows, "duplicate")
+            reasons[_best(rows, ids, pixels, sharpness_of)] = "representative"
+    order = sorted(reasons)
+    return pa.table(
+        {
+            "id": pa.array([ids[row] for row in order], pa.string()),
+            "component": pa.array([ids[int(components[row])] for row in order], pa.string()),
+            "kept": pa.array([reasons[row] in ("unique", "representative") for row in order], pa.bool_()),
+            "reason": pa.array([reasons[row] for row in order], pa.string()),
+        }
+    )
+
+
+def _best(
+    rows: list[int], ids: Sequence[str], pixels: Int[np.ndarray, " n"], sharpness_of: Callable[[str], float]
+) -> int:
+    most = max(int(pixels[row]) for row in rows)
+    largest = [row for row in rows if int(pixels[row]) == most]
+    if len(largest) == 1:
+        return largest[0]
+    return min(largest, key=lambda row: (-sharpness_of(ids[row]), ids[row]))
+
+
+def sharpness(image: Image.Image) -> float:
+    """Median of the absolute Laplacian of luminance, in deviations of luminance.
+
+    The median, so that a line of text or a badge does not make a picture sharper; relative to the deviation, so that
+    contrast does not.
+    """
+    grey: Float[np.ndarray, "height width"] = np.asarray(image.convert("L"), dtype=np.float64)
+    if min(grey.shape) < 3:
+        return 0.0
+    inner = 4.0 * grey[1:-1, 1:-1]
+    laplacian = inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]
+    return float(np.median(np.abs(laplacian)) / max(float(grey.std()), 1.0))
+
+
+def pair_table(ids: Sequence[str], copies: Copies, accepted: Bool[np.ndarray, " pairs"]) -> pa.Table:
+    """Return the accepted pairs: `first`, `second`, `agreement`, `mirrored`."""
+    pairs = copies.pairs[accepted]
+    return pa.table(
+        {
+            "first": pa.array([ids[row] for row in pairs[:, 0]], pa.string()),
+            "second": pa.array([ids[row] for row in pairs[:, 1]], pa.string()),
+            "agreement": pa.array(np.round(copies.agreement[accepted], 4), pa.float32()),
+            "mirrored": pa.array(copies.mirrored[accepted], pa.bool_()),
+        }
+    )

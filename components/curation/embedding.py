@@ -1,0 +1,139 @@
+"""One vector an image, from the built-in descriptor or a registered backbone."""
+
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field
+
+from components.data.decoding import decode_rgb
+from components.errors import UserError
+from components.features.descriptor import describe_thumbnails, descriptor_name
+from components.features.images import Reader
+from components.features.thumbnails import SIDE, thumbnail
+from components.parameters import Params
+from components.tracking import progress
+
+CHAMPION = "champion"
+BUILTIN = "builtin"
+BATCH = 512
+THREADS = 2
+
+
+class EmbedParams(Params):
+    """Who describes the images for curation."""
+
+    embedder: str = Field(
+        CHAMPION, description="champion (the built-in descriptor while there is none), builtin, or a backbone's URI"
+    )
+    batch_size: int = Field(256, ge=1, description="images of one forward pass of a backbone")
+
+
+@dataclass(frozen=True)
+class EmbedderLock:
+    """The embedder that a snapshot resolved to."""
+
+    uri: str
+    """`builtin`, or where the backbone is."""
+    version: str
+    """Version of the descriptor, or of the registered model."""
+    digest: str
+    """Artifact hash of a backbone; empty for the built-in descriptor."""
+
+
+def resolve_embedder(
+    params: EmbedParams, champion: Callable[[], EmbedderLock | None], digest_of: Callable[[str], str]
+) -> EmbedderLock:
+    """Names exactly what `embed` will use.
+
+    Args:
+        params: who is asked for.
+        champion: looks the champion up; None when the registry has none.
+        digest_of: artifact hash of a backbone by URI.
+    """
+    builtin = EmbedderLock(BUILTIN, descriptor_name(), "")
+    if params.embedder == BUILTIN:
+        return builtin
+    if params.embedder == CHAMPION:
+        return champion() or builtin
+    return EmbedderLock(params.embedder, "", digest_of(params.embedder))
+
+
+def write_embedder_lock(lock: EmbedderLock, path: Path) -> None:
+    """Writes the lock, replacing the file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-lock")
+    partial.write_text(json.dumps(asdict(lock), indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_embedder_lock(path: Path) -> EmbedderLock:
+    """Reads the lock.
+
+    Raises:
+        UserError: if it is absent or damaged.
+    """
+    try:
+        return EmbedderLock(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        raise UserError(f"{path}: absent or damaged", remedy="write it with `selfsight snapshot`") from None
+
+
+def embed(
+    lock: EmbedderLock, reader: Reader, ids: Sequence[str], params: EmbedParams, *, device: str
+) -> Float[np.ndarray, "images dim"]:
+    """Describes images.
+
+    Args:
+        lock: the resolved embedder.
+        reader: gives the bytes of an image.
+        ids: which images, in which order.
+        params: batch size.
+        device: where a backbone runs.
+
+    Returns:
+        Float32, rows of unit length, in the order of the ids.
+
+    Raises:
+        UserError: if the backbone is not the one that was locked.
+    """
+    if lock.uri == BUILTIN:
+        if lock.version != descriptor_name():
+            raise UserError(
+                f"the snapshot names descriptor {lock.version}, this is {descriptor_name()}",
+                remedy="take a new snapshot with `selfsight snapshot`",
+            )
+        return describe_thumbnails(torch.from_numpy(thumbnails(reader, ids))).numpy()
+    from components.features.extraction import extract
+    from components.models.backbone import load_backbone
+
+    backbone = load_backbone(lock.uri, expected_hash=lock.digest or None)
+    features = extract(
+        backbone.model,
+        reader,
+        ids,
+        backbone.preprocess,
+        batch_size=params.batch_size,
+        device=device,
+        description="embed",
+    )
+    vectors: np.ndarray = torch.nn.functional.normalize(features.last, dim=-1).numpy()
+    return vectors
+
+
+def thumbnails(reader: Reader, ids: Sequence[str]) -> np.ndarray:
+    """UInt8[images, side, side, 3] in the order of the ids."""
+    if not ids:
+        return np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)
+
+    def one(image_id: str) -> np.ndarray:
+        return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * SIDE))
+
+    with ThreadPoolExecutor(THREADS, "decode") as pool:
+        made = progress(pool.map(one, ids), total=len(ids), description="thumbnails")
+        return np.stack(list(made))

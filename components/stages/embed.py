@@ -1,0 +1,31 @@
+"""One vector an image."""
+
+import numpy as np
+import pyarrow as pa
+
+from components.curation.embedding import EmbedParams, embed, read_embedder_lock
+from components.data.manifest import Manifest
+from components.data.shards import ShardReader
+from components.data.tables import write_table
+from components.stages import paths
+from components.stages.publish import publish
+from components.stages.runner import StageContext, execute
+
+
+def run(params: EmbedParams, context: StageContext) -> dict[str, float]:
+    """Describes every readable image, of both parts."""
+    manifest = Manifest.load(paths.MANIFEST)
+    lock = read_embedder_lock(paths.EMBEDDER_LOCK)
+    ids = manifest.ids()
+    context.run.set_tags({"embedder": lock.uri, "embedder.version": lock.version})
+    with ShardReader(paths.SHARDS, manifest.locations) as reader:
+        vectors = embed(lock, reader, ids, params, device=context.settings.torch_device())
+    with publish(paths.EMBEDDINGS) as folder:
+        folder.mkdir(parents=True)
+        np.save(folder / "embeddings.npy", vectors)
+        write_table(pa.table({"id": ids}), folder / "ids.parquet")
+    return {"images": len(ids), "dimensions": vectors.shape[1]}
+
+
+if __name__ == "__main__":
+    execute("embed", EmbedParams, run)

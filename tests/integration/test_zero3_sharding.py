@@ -1,0 +1,112 @@
+"""Sharded training against plain PyTorch, on one process and on two, in every ZeRO stage."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.integration.pair import train_plainly
+from tests.integration.ranks import run_ranks
+
+Found = dict[int, dict[str, Any]]
+FP32_CASES = [
+    "stage 0",
+    "stage 1",
+    "stage 2",
+    "stage 3",
+    "stage 3, nothing persistent",
+    "stage 3, all persistent",
+    "stage 3, micro-batches",
+]
+TOLERANCE = 1e-6
+both = pytest.mark.parametrize("processes", [1, 2])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zero3")
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Found:
+    """What each case gave on process 0, by number of processes; two read the checkpoint that one wrote."""
+    for processes in (1, 2):
+        run_ranks("tests.integration.zero3_cases", processes, str(folder))
+    return {processes: torch.load(folder / f"results-{processes}-0.pt", weights_only=True) for processes in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    return train_plainly()
+
+
+def distance(some: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Largest absolute difference."""
+    assert expected
+    assert expected.keys() <= some.keys()
+    return max(float((some[name].double() - value.double()).abs().max()) for name, value in expected.items())
+
+
+@both
+@pytest.mark.parametrize("case", FP32_CASES)
+def test_weights_and_averages_are_those_of_plain_training(
+    found: Found, plain: dict[str, Any], case: str, processes: int
+) -> None:
+    assert distance(found[processes][case]["whole"], plain["whole"]) < TOLERANCE
+
+
+@both
+@pytest.mark.parametrize("case", FP32_CASES)
+def test_each_forward_computes_with_the_average_of_the_step_before(
+    found: Found, plain: dict[str, Any], case: str, processes: int
+) -> None:
+    curve = torch.tensor(found[processes][case]["curve"])
+    assert (curve - plain["curve"]).abs().max() < TOLERANCE
+    assert (curve - train_plainly(stale_teacher=True)["curve"]).abs().max() > 1000 * TOLERANCE
+
+
+@both
+def test_in_bf16_the_fp32_average_is_exact_and_the_module_sees_it_rounded(found: Found, processes: int) -> None:
+    result = found[processes]["exact average"]
+    assert result["error"].max() == 0
+    assert result["cast"].all()
+
+
+@both
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bf16_stays_near_fp32_and_its_buffers_stay_fp32(
+    found: Found, plain: dict[str, Any], stage: int, processes: int
+) -> None:
+    result = found[processes][f"bf16 stage {stage}"]
+    assert torch.tensor(result["curve"])[-10:, 0].mean() == pytest.approx(plain["curve"][-10:, 0].mean(), rel=0.1)
+    assert torch.equal(result["centre"], torch.full((5,), 1 / 3))
+
+
+@both
+@pytest.mark.parametrize("case", ["skip stage 0", "skip stage 1", "skip stage 2", "skip stage 3", "skip bf16"])
+def test_F5_a_step_that_is_not_finite_on_one_process_changes_nothing_on_any(
+    found: Found, case: str, processes: int
+) -> None:
+    result = found[processes][case]
+    assert distance(result["after"], result["before"]) == 0
+    assert result["steps"] == (1, 1)
+    assert distance(result["went on"], result["never saw it"]) == 0
+    assert distance(result["went on"], result["before"]) > 0
+
+
+@both
+def test_a_resumed_run_is_bitwise_the_uninterrupted_one(found: Found, processes: int) -> None:
+    result = found[processes]["checkpoint"]
+    assert distance(result["restored"], result["saved"]) == 0
+    assert distance(result["resumed"], result["straight"]) == 0
+    assert distance(result["straight"], result["saved"]) > 0
+    assert torch.equal(result["centre"], torch.full((5,), 0.25))
+    assert result["values"]["note"] == "kept"
+
+
+def test_F6_two_processes_go_on_from_the_checkpoint_of_one(found: Found) -> None:
+    restored, resumed = found[2]["checkpoint"]["elastic"]["world-1"]
+    assert distance(restored, found[1]["checkpoint"]["saved"]) == 0
+    assert distance(resumed, found[1]["checkpoint"]["straight"]) < TOLERANCE

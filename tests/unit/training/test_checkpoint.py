@@ -1,0 +1,138 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from components.tracking.locking import file_lock
+from components.training.checkpoint import (
+    LOCK,
+    MANIFEST,
+    POINTER,
+    STATE,
+    VERIFIED,
+    CheckpointError,
+    CheckpointStore,
+    forget_old_runs,
+    verify,
+    write_durably,
+)
+
+
+def save(store: CheckpointStore, step: int) -> Path:
+    partial = store.begin(step)
+    digests = {
+        "shard.bin": write_durably(partial / "shard.bin", bytes([step]) * 1000),
+        STATE: write_durably(partial / STATE, json.dumps({"step": step}).encode()),
+    }
+    return store.commit(step, digests)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> CheckpointStore:
+    made = CheckpointStore(tmp_path / "run", keep=2)
+    for step in (10, 20, 30):
+        save(made, step)
+    return made
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def test_the_newest_is_found_and_no_more_than_asked_for_are_kept(store: CheckpointStore) -> None:
+    assert store.newest() == store.folder / "step-00000030"
+    assert sorted(p.name for p in store.folder.glob("step-*")) == ["step-00000020", "step-00000030"]
+    assert json.loads((store.folder / POINTER).read_text()) == {"step": 30}
+    assert store.peek() == {"step": 30}
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: flip_a_bit(folder / "shard.bin"), "shard.bin: its SHA-256"),
+        (lambda folder: (folder / "shard.bin").write_bytes(b"\x1e" * 999), "shard.bin: its SHA-256"),
+        (lambda folder: (folder / "shard.bin").unlink(), "shard.bin: No such file"),
+        (lambda folder: (folder / STATE).write_bytes(b""), "state.json: its SHA-256"),
+        (lambda folder: (folder / MANIFEST).write_bytes(b""), "manifest.json: JSONDecodeError"),
+        (lambda folder: (folder / MANIFEST).unlink(), "manifest.json: FileNotFoundError"),
+    ],
+    ids=["flipped bit", "truncated", "missing", "emptied state", "emptied manifest", "no manifest"],
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    store: CheckpointStore, damage: object, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    damage(store.folder / "step-00000030")  # type: ignore[operator]
+    with pytest.raises(CheckpointError, match=named):
+        verify(store.folder / "step-00000030")
+    assert store.newest() == store.folder / "step-00000020"
+    assert named in caplog.text
+
+
+def test_an_unmarked_folder_is_no_checkpoint(store: CheckpointStore) -> None:
+    (store.folder / "step-00000030" / VERIFIED).unlink()
+    assert store.newest() == store.folder / "step-00000020"
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b'{"step": 20}', b"[]", None])
+def test_a_stale_or_empty_pointer_misleads_nobody(
+    store: CheckpointStore, content: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    pointer = store.folder / POINTER
+    pointer.unlink() if content is None else pointer.write_bytes(content)
+    assert store.newest() == store.folder / "step-00000030"
+    assert POINTER in caplog.text
+
+
+def test_when_all_are_damaged_there_is_none(store: CheckpointStore) -> None:
+    for folder in store.folder.glob("step-*"):
+        flip_a_bit(folder / "shard.bin")
+    assert store.newest() is None
+
+
+def test_what_a_kill_left_behind_is_not_read_and_goes_with_the_next_write(store: CheckpointStore) -> None:
+    partial = store.begin(40)
+    write_durably(partial / "shard.bin", b"half")
+    assert store.newest() == store.folder / "step-00000030"
+    save(store, 50)
+    assert not partial.exists()
+    assert store.newest() == store.folder / "step-00000050"
+
+
+def test_what_the_disk_changed_while_writing_is_not_committed(store: CheckpointStore) -> None:
+    partial = store.begin(40)
+    digest = write_durably(partial / "shard.bin", b"content")
+    flip_a_bit(partial / "shard.bin")
+    with pytest.raises(CheckpointError):
+        store.commit(40, {"shard.bin": digest})
+    assert store.newest() == store.folder / "step-00000030"
+    assert json.loads((store.folder / POINTER).read_text()) == {"step": 30}
+
+
+def test_the_same_step_can_be_written_again(store: CheckpointStore) -> None:
+    save(store, 30)
+    assert store.newest() == store.folder / "step-00000030"
+
+
+def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    empty = CheckpointStore(tmp_path / "nowhere")
+    assert empty.newest() is None
+    assert empty.peek() is None
+    assert not caplog.text
+
+
+def test_old_runs_are_forgotten_but_none_that_trains(tmp_path: Path) -> None:
+    import os
+
+    for age, name in enumerate(["pretrain-c", "pretrain-b", "pretrain-a", "distill-a"]):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    with file_lock(tmp_path / "pretrain-a" / LOCK):
+        os.utime(tmp_path / "pretrain-a", (990, 990))
+        forget_old_runs(tmp_path, "pretrain", keep=1)
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["distill-a", "pretrain-a", "pretrain-c"]
+    forget_old_runs(tmp_path, "pretrain", keep=1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["distill-a", "pretrain-c"]
