@@ -17,6 +17,7 @@ from flows.dvc_locks import clear_stale_locks
 from flows.graph import Phase, read_graph
 from flows.repro import Reproduced
 from flows.stage_task import run_stage, stage_run_id
+from flows.status import stage_statuses
 from flows.terminal import current_terminal
 
 RELEASE_STAGE = "release"
@@ -60,9 +61,10 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
             raise UserError("a pipeline runs in this working tree already", remedy="wait for it, or stop it")
         clear_stale_locks(settings.root)
         graph = read_graph(settings.root).up_to(phases or [])
+        current = {status.stage for status in stage_statuses(settings.root) if status.is_current}
         params = {"phases": [phase.name for phase in graph.phases], "retries": retries}
         with start_run("pipeline", params=params, tags={"stage": "pipeline"}, settings=settings) as run:
-            walk = _Walk(run, settings, retries, retry_delay_seconds)
+            walk = _Walk(run, settings, current, retries, retry_delay_seconds)
             for phase in graph.phases:
                 walk.flow_of(phase)()
             return PipelineResult(tuple(walk.done), walk.version, time.monotonic() - start)
@@ -71,9 +73,12 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
 class _Walk:
     """One walk along the phases, and what it has brought so far."""
 
-    def __init__(self, run: Run, settings: Settings, retries: int, retry_delay_seconds: float) -> None:
+    def __init__(
+        self, run: Run, settings: Settings, current: set[str], retries: int, retry_delay_seconds: float
+    ) -> None:
         self._run = run
         self._settings = settings
+        self._current = current
         self._task = run_stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)
         self.done: list[Reproduced] = []
         self.version: str | None = None
@@ -90,7 +95,9 @@ class _Walk:
     def _run_stages(self, stages: Sequence[str]) -> None:
         for stage in stages:
             named = self._task.with_options(name=stage, task_run_name=stage)
-            state = named(stage, self._parent_run_id, return_state=True)
+            # DVC was asked once about all: each question to it costs the start of a process
+            is_current = stage in self._current
+            state = named(stage, self._parent_run_id, is_current, return_state=True)
             done = state.result()
             assert isinstance(done, Reproduced)
             self._record(done)

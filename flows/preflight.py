@@ -116,5 +116,7 @@ def check_parameters(settings: Settings) -> Check:
 
 
 PROJECT: tuple[Body, ...] = (check_project, check_git, check_dvc)
-CHEAP: tuple[Body, ...] = (*PROJECT, check_compiler, check_headers, check_parameters)
+TOOLS: tuple[Body, ...] = (*PROJECT, check_compiler, check_headers)
+PARAMETERS: tuple[Body, ...] = (check_parameters,)
+CHEAP: tuple[Body, ...] = (*TOOLS, *PARAMETERS)
 """In the order in which people mend things."""

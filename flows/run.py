@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 from components.settings import Settings
 from components.stages import paths
 from flows.params_edit import Request, edit_params
-from flows.preflight import preflight
+from flows.preflight import PARAMETERS, TOOLS, preflight
 from flows.redaction import redact
 from flows.scores import read_metrics, score_table
 from flows.server import prefect_server
 
 if TYPE_CHECKING:
     from flows.pipeline import PipelineResult
+
+PLAIN_WIDTH = 120
+"""Columns of the table where there is no terminal to ask."""
 
 
 def run(settings: Settings, phases: Sequence[str], request: Request, *, retries: int) -> None:
@@ -32,8 +35,9 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
         UserError: if the user can mend what is wrong.
         StageError: if a stage failed otherwise.
     """
+    preflight(settings, TOOLS)
     change_parameters(settings, request)
-    preflight(settings)
+    preflight(settings, PARAMETERS)
     # it starts while the sources are listed
     with signals_unwind(), prefect_server(settings) as orchestrator:
         take_snapshot(settings)
@@ -103,7 +107,7 @@ def show_result(settings: Settings, result: "PipelineResult") -> None:
     """Prints scores, the registered version and where to look, on standard output."""
     from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     if result.is_noop:
         console.print("Nothing to do: every stage is up to date.")
     ran = {stage.stage for stage in result.stages}

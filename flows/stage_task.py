@@ -29,12 +29,13 @@ def _is_worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -
 
 # DVC owns caching; Prefect must not have an opinion
 @task(name="stage", cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
-def run_stage(stage: str, parent_run_id: str | None) -> State[Reproduced]:
+def run_stage(stage: str, parent_run_id: str | None, is_current: bool) -> State[Reproduced]:
     """Brings one stage up to date.
 
     Args:
         stage: its name in dvc.yaml.
         parent_run_id: MLflow run of the pipeline.
+        is_current: DVC has said already that the stage is up to date; it is not asked again.
 
     Returns:
         A completed state, named "Cached" when DVC had nothing to run.
@@ -51,22 +52,26 @@ def run_stage(stage: str, parent_run_id: str | None) -> State[Reproduced]:
         if not output.is_progress:
             logger.info(output.text)
 
-    if terminal:
+    if terminal and not is_current:
         terminal.line(f"{stage}: started")
     try:
-        done = repro(
-            stage,
-            root=settings.root,
-            on_output=pass_on,
-            parent_run_id=parent_run_id,
-            terminal=terminal is not None and terminal.is_interactive,
+        done = (
+            Reproduced(stage, True, 0.0)
+            if is_current
+            else repro(
+                stage,
+                root=settings.root,
+                on_output=pass_on,
+                parent_run_id=parent_run_id,
+                terminal=terminal is not None and terminal.is_interactive,
+            )
         )
     except StageError as error:
         if terminal:
             terminal.line(f"{stage}: failed with exit code {error.code}")
         raise
     if terminal:
-        terminal.line(f"{stage}: nothing to do" if done.is_cached else f"{stage}: done in {done.seconds:.1f} s")
+        terminal.line(f"{stage}: up to date" if done.is_cached else f"{stage}: done in {done.seconds:.1f} s")
     link_to_mlflow(stage, stage_run_id(stage, settings.root), settings.tracking_uri)
     if done.is_cached:
         return Completed(name=CACHED, message="DVC skipped it: nothing has changed", data=done)

@@ -76,20 +76,20 @@ def own_terminal(stream: TextIO | None = None) -> Iterator[Terminal]:
 
 @contextmanager
 def _quiet_prefect_console() -> Iterator[None]:
-    from prefect.logging.handlers import PrefectConsoleHandler
+    """Keeps Prefect's log off this process's streams; its server still gets all of it."""
 
-    def nothing(_record: logging.LogRecord) -> bool:
-        return False
+    def is_not_prefects(record: logging.LogRecord) -> bool:
+        return not record.name.startswith("prefect")
 
     loggers = [logging.getLogger(), logging.getLogger("prefect"), *_prefect_loggers()]
-    handlers = {h for logger in loggers for h in logger.handlers if isinstance(h, PrefectConsoleHandler)}
+    handlers = {h for logger in loggers for h in logger.handlers if isinstance(h, logging.StreamHandler)}
     for handler in handlers:
-        handler.addFilter(nothing)
+        handler.addFilter(is_not_prefects)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(nothing)
+            handler.removeFilter(is_not_prefects)
 
 
 def _prefect_loggers() -> list[logging.Logger]:

@@ -62,8 +62,8 @@ def copy_components(
 
 def choose(
     ids: Sequence[str],
+    training: Bool[np.ndarray, " n"],
     evaluation: Bool[np.ndarray, " n"],
-    leaked: Bool[np.ndarray, " n"],
     components: Int[np.ndarray, " n"],
     pixels: Int[np.ndarray, " n"],
     sharpness_of: Callable[[str], float],
@@ -75,8 +75,8 @@ def choose(
 
     Args:
         ids: all images.
-        evaluation: whether an image is of the evaluation part alone.
-        leaked: whether the same bytes are also of the evaluation part.
+        training: whether an image is of the training part.
+        evaluation: whether it is of the evaluation part; the same bytes may be of both.
         components: component of each image.
         pixels: width × height of each.
         sharpness_of: sharpness by id; asked only where pixels do not decide.
@@ -85,9 +85,9 @@ def choose(
         Table of the training images in the order of the ids: `id`, `component` (first id in it), `kept`, `reason`.
     """
     touched = np.zeros(len(ids), bool)
-    touched[components[evaluation | leaked]] = True
+    touched[components[evaluation]] = True
     members: dict[int, list[int]] = {}
-    for row in np.flatnonzero(~evaluation).tolist():
+    for row in np.flatnonzero(training).tolist():
         members.setdefault(int(components[row]), []).append(row)
     reasons: dict[int, Reason] = {}
     for component, rows in members.items():

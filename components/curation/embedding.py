@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,18 +10,13 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from components.data.decoding import decode_rgb
 from components.errors import UserError
 from components.features.descriptor import describe_thumbnails, descriptor_name
-from components.features.images import Reader
-from components.features.thumbnails import SIDE, thumbnail
+from components.features.thumbnails import Reader, load_thumbnails
 from components.parameters import Params
-from components.tracking import progress
 
 CHAMPION = "champion"
 BUILTIN = "builtin"
-BATCH = 512
-THREADS = 2
 
 
 class EmbedParams(Params):
@@ -87,7 +81,7 @@ def read_embedder_lock(path: Path) -> EmbedderLock:
 def embed(
     lock: EmbedderLock, reader: Reader, ids: Sequence[str], params: EmbedParams, *, device: str
 ) -> Float[np.ndarray, "images dim"]:
-    """Describes images.
+    """Describe images.
 
     Args:
         lock: the resolved embedder.
@@ -100,7 +94,7 @@ def embed(
         Float32, rows of unit length, in the order of the ids.
 
     Raises:
-        UserError: if the backbone is not the one that was locked.
+        UserError: if the embedder is not the one that was locked, or gives no numbers.
     """
     if lock.uri == BUILTIN:
         if lock.version != descriptor_name():
@@ -108,7 +102,18 @@ def embed(
                 f"the snapshot names descriptor {lock.version}, this is {descriptor_name()}",
                 remedy="take a new snapshot with `selfsight snapshot`",
             )
-        return describe_thumbnails(torch.from_numpy(thumbnails(reader, ids))).numpy()
+        return describe_thumbnails(torch.from_numpy(load_thumbnails(reader, ids))).numpy()
+    vectors = _features(lock, reader, ids, params, device)
+    if not np.isfinite(vectors).all():
+        raise UserError(
+            f"the embedder {lock.uri} gives features that are no numbers", remedy="set embed.embedder to builtin"
+        )
+    return vectors
+
+
+def _features(
+    lock: EmbedderLock, reader: Reader, ids: Sequence[str], params: EmbedParams, device: str
+) -> Float[np.ndarray, "images dim"]:
     from components.features.extraction import extract
     from components.models.backbone import load_backbone
 
@@ -122,18 +127,5 @@ def embed(
         device=device,
         description="embed",
     )
-    vectors: np.ndarray = torch.nn.functional.normalize(features.last, dim=-1).numpy()
+    vectors: Float[np.ndarray, "images dim"] = torch.nn.functional.normalize(features.last, dim=-1).numpy()
     return vectors
-
-
-def thumbnails(reader: Reader, ids: Sequence[str]) -> np.ndarray:
-    """UInt8[images, side, side, 3] in the order of the ids."""
-    if not ids:
-        return np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)
-
-    def one(image_id: str) -> np.ndarray:
-        return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * SIDE))
-
-    with ThreadPoolExecutor(THREADS, "decode") as pool:
-        made = progress(pool.map(one, ids), total=len(ids), description="thumbnails")
-        return np.stack(list(made))

@@ -65,7 +65,7 @@ def _by_transform(
         one = row["id"]
         if row["transform"] is None or one not in component:
             continue
-        original = named.get(row["original"])
+        original = named.get(row["original"] or "", "")
         if row["kind"] == "leak":
             hits.setdefault(row["transform"], []).append(reason[one] == "leak")
         elif original in component:
@@ -77,7 +77,7 @@ def _by_negative(rows: list[dict[str, Any]], component: Mapping[str, str]) -> di
     named = {row["name"]: row["id"] for row in rows}
     apart: dict[str, list[bool]] = {}
     for row in rows:
-        original = named.get(row["original"])
+        original = named.get(row["original"] or "", "")
         if row["negative_kind"] is not None and row["id"] in component and original in component:
             apart.setdefault(row["negative_kind"], []).append(component[row["id"]] != component[original])
     return {f"survived.{name}": _share(sum(kept), len(kept)) for name, kept in sorted(apart.items())}

@@ -1,5 +1,8 @@
 """Linear probe: a grid of heads trained in one pass on frozen features (DINOv2, section 7.1 and appendix B.3)."""
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -13,6 +16,9 @@ from components.parameters import Params
 
 REFERENCE_BATCH = 256
 MOMENTUM = 0.9
+INITIAL_STD = 0.01
+SMALL_STEP = 1 << 27
+"""Multiplications of a step below which a second thread costs more than it brings (measured: up to ten times)."""
 
 
 class LinearParams(Params):
@@ -21,7 +27,9 @@ class LinearParams(Params):
     steps: int = Field(default=2000, ge=1, description="SGD steps; DINOv2 takes 12,500")
     batch_size: int = Field(default=256, ge=2, description="images a step")
     learning_rates: tuple[float, ...] = Field(
-        default=(0.01, 0.05, 0.1, 0.5, 1.0), min_length=1, description="grid; each is scaled by batch_size / 256"
+        default=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        min_length=1,
+        description="grid; each is scaled by batch_size / 256",
     )
     holdout: float = Field(default=0.2, gt=0, lt=1, description="share of the bank that chooses the head")
 
@@ -42,7 +50,7 @@ class Probe(NamedTuple):
 def linear_probe(
     bank: Features,
     bank_labels: Int[Tensor, " bank"],
-    bank_ids: tuple[str, ...],
+    bank_keys: Sequence[str],
     queries: Features,
     query_labels: Int[Tensor, " queries"],
     params: LinearParams,
@@ -51,34 +59,45 @@ def linear_probe(
 ) -> Probe:
     """Trains heads over {last, last four} class tokens, with and without the mean patch, times the learning rates.
 
+    Inputs are standardised by mean and deviation of the images that are trained on, so that one grid of learning rates
+    fits every backbone; the official code has no such step and a longer grid.
+
     Args:
         bank: features with labels.
         bank_labels: class numbers.
-        bank_ids: ids of the bank, which decide by hash who chooses the head.
+        bank_keys: group of each image of the bank, or its id: by its hash it trains heads or chooses among them.
         queries: features that are asked about, once, by the chosen head.
         query_labels: class numbers.
         params: steps, batch and grid.
         seed: of the order of images and of the division of the bank.
     """
-    chooses = torch.tensor([hash_share(one, seed) < params.holdout for one in bank_ids])
-    if not chooses.any() or chooses.all():
-        chooses = torch.arange(len(bank_ids)) % 5 == 0
+    chooses = _choosers(bank_keys, params.holdout, seed)
+    trains = ~chooses
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     best: tuple[float, Probe] | None = None
     for blocks in sorted({1, bank.cls.shape[1]}):
         for with_patches in (False, True):
-            known, asked = _inputs(bank, blocks, with_patches), _inputs(queries, blocks, with_patches)
-            mean, std = known[~chooses].mean(dim=0), known[~chooses].std(dim=0).clamp(min=1e-6)
-            known, asked = (known - mean) / std, (asked - mean) / std
-            weights, bias = _train(known[~chooses], bank_labels[~chooses], classes, params, seed)
-            held_out = _right(known[chooses], weights, bias, bank_labels[chooses]).float().mean(dim=1)
-            head = int(held_out.argmax())
-            if best is None or held_out[head] > best[0]:
-                correct = _right(asked, weights[head : head + 1], bias[head : head + 1], query_labels)[0]
-                rate = params.learning_rates[head]
-                best = float(held_out[head]), Probe(correct, rate, blocks, with_patches)
+            known = _inputs(bank, blocks, with_patches)
+            mean, std = known[trains].mean(dim=0), known[trains].std(dim=0, correction=0).clamp(min=1e-6)
+            known = (known - mean) / std
+            heads = _train(known[trains], bank_labels[trains], classes, params, seed)
+            held_out = _right(known[chooses], heads, bank_labels[chooses]).float().mean(dim=1)
+            number = int(held_out.argmax())
+            if best is None or held_out[number] > best[0]:
+                asked = (_inputs(queries, blocks, with_patches) - mean) / std
+                correct = _right(asked, heads, query_labels)[number]
+                probe = Probe(correct, params.learning_rates[number], blocks, with_patches)
+                best = float(held_out[number]), probe
     assert best is not None
     return best[1]
+
+
+def _choosers(keys: Sequence[str], share: float, seed: int) -> Bool[Tensor, " bank"]:
+    """Which images of the bank choose the head; neither none nor all."""
+    chooses = torch.tensor([hash_share(key, seed) < share for key in keys])
+    if not chooses.any() or chooses.all():
+        chooses = torch.arange(len(keys)) % max(2, round(1 / share)) == 0
+    return chooses
 
 
 def _inputs(features: Features, blocks: int, with_patches: bool) -> Float[Tensor, "images dim"]:
@@ -86,39 +105,58 @@ def _inputs(features: Features, blocks: int, with_patches: bool) -> Float[Tensor
     return torch.cat([*parts, features.patch_mean], dim=1) if with_patches else parts[0]
 
 
+class _Heads(NamedTuple):
+    """One linear classifier for each learning rate, side by side."""
+
+    weights: Float[Tensor, "dim heads_classes"]
+    bias: Float[Tensor, " heads_classes"]
+    classes: int
+
+
 def _train(
     x: Float[Tensor, "images dim"], labels: Int[Tensor, " images"], classes: int, params: LinearParams, seed: int
-) -> tuple[Float[Tensor, "heads classes dim"], Float[Tensor, "heads classes"]]:
+) -> _Heads:
     """All learning rates at once, by SGD with momentum, no weight decay, cosine to zero."""
-    heads, size = len(params.learning_rates), min(params.batch_size, len(x))
-    scale = size / REFERENCE_BATCH
-    peak = torch.tensor(params.learning_rates).view(-1, 1, 1) * scale
+    count, size = len(params.learning_rates), min(params.batch_size, len(x))
+    peak = torch.tensor(params.learning_rates).repeat_interleave(classes) * (size / REFERENCE_BATCH)
     generator = torch.Generator().manual_seed(seed)
-    weights = torch.randn(1, classes, x.shape[1], generator=generator).mul(0.01).repeat(heads, 1, 1)
-    bias = torch.zeros(heads, classes)
+    weights = torch.randn(x.shape[1], classes, generator=generator).mul_(INITIAL_STD).repeat(1, count)
+    bias = torch.zeros(count * classes)
     velocity, bias_velocity = torch.zeros_like(weights), torch.zeros_like(bias)
-    order = torch.empty(0, dtype=torch.long)
-    for step in range(params.steps):
-        if len(order) < size:
-            order = torch.randperm(len(x), generator=generator)
-        rows, order = order[:size], order[size:]
-        batch, target = x[rows], labels[rows]
-        error = (torch.einsum("hcd,bd->hbc", weights, batch) + bias[:, None]).softmax(dim=-1)
-        error[:, torch.arange(size), target] -= 1
-        error /= size
-        rate = peak * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / params.steps)))
-        velocity.mul_(MOMENTUM).add_(torch.einsum("hbc,bd->hcd", error, batch))
-        bias_velocity.mul_(MOMENTUM).add_(error.sum(dim=1))
-        weights -= rate * velocity
-        bias -= rate[:, :, 0] * bias_velocity
-    return weights, bias
+    target = torch.nn.functional.one_hot(labels, classes).float()
+    with _few_threads(size * weights.numel()):
+        for step, rows in zip(range(params.steps), _batches(len(x), size, generator), strict=False):
+            batch = x[rows]
+            logits = torch.addmm(bias, batch, weights).view(size, count, classes)
+            error = (logits.softmax(dim=-1) - target[rows, None]).div_(size).flatten(1)
+            rate = peak * (0.5 * (1 + math.cos(math.pi * step / params.steps)))
+            velocity.addmm_(batch.T, error, beta=MOMENTUM)
+            bias_velocity.mul_(MOMENTUM).add_(error.sum(dim=0))
+            weights.addcmul_(velocity, rate.expand_as(velocity), value=-1)
+            bias.addcmul_(bias_velocity, rate, value=-1)
+    return _Heads(weights, bias, classes)
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " batch"]]:
+    """Endless passes over the images, each in another order; what does not fill a batch is left out of its pass."""
+    while True:
+        yield from (rows for rows in torch.randperm(count, generator=generator).split(size) if len(rows) == size)
+
+
+@contextmanager
+def _few_threads(multiplications: int) -> Iterator[None]:
+    """One thread for small steps."""
+    before = torch.get_num_threads()
+    if multiplications < SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _right(
-    x: Float[Tensor, "images dim"],
-    weights: Float[Tensor, "heads classes dim"],
-    bias: Float[Tensor, "heads classes"],
-    labels: Int[Tensor, " images"],
+    x: Float[Tensor, "images dim"], heads: _Heads, labels: Int[Tensor, " images"]
 ) -> Bool[Tensor, "heads images"]:
-    logits = torch.einsum("hcd,bd->hbc", weights, x) + bias[:, None]
-    return logits.argmax(dim=-1) == labels
+    logits = torch.addmm(heads.bias, x, heads.weights).view(len(x), -1, heads.classes)
+    return (logits.argmax(dim=-1) == labels[:, None]).T

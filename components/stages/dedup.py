@@ -1,71 +1,94 @@
 """Near-duplicates and leaks out."""
 
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.curation.deduplication import DedupParams, find_pairs, group, sharpness
-from components.curation.embedding import thumbnails
-from components.curation.pictures import duplicate_groups
+from components.curation.candidates import candidate_pairs
+from components.curation.copies import compare
+from components.curation.deduplication import DedupParams, choose, copy_components, pair_table, sharpness
+from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
+from components.data.decoding import decode_rgb
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.tables import read_table, write_table
+from components.features.thumbnails import load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
 
+SHARPNESS_SIDE = 256
+
 
 def run(params: DedupParams, context: StageContext) -> dict[str, float]:
-    """Groups the images, keeps one of each group, drops what leaks; scores it where there is truth."""
+    """Groups the training images, keeps one of each group, drops what leaks; scores it where there is truth."""
     manifest = Manifest.load(paths.MANIFEST)
     ids = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
     vectors = np.load(paths.EMBEDDINGS / "embeddings.npy")
-    sizes = dict(
-        zip(
-            manifest.images["id"].to_pylist(),
-            pc.multiply(manifest.images["width"], manifest.images["height"]).to_pylist(),
-            strict=True,
-        )
+    in_training, in_evaluation = set(manifest.ids("train")), set(manifest.ids("eval"))
+    training = np.array([one in in_training for one in ids], bool)
+    evaluation = np.array([one in in_evaluation for one in ids], bool)
+    images = manifest.images.filter(pc.is_in(manifest.images["id"], value_set=pa.array(ids, pa.string())))
+    hashes = images["phash"].to_numpy()
+    pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
+    device = context.settings.torch_device()
+    candidates = candidate_pairs(
+        vectors,
+        hashes,
+        evaluation,
+        neighbours=params.neighbours,
+        hash_distance=params.hash_distance,
+        device=device,
     )
-    evaluation = set(manifest.ids("eval"))
     with ShardReader(paths.SHARDS, manifest.locations) as reader:
-        small = thumbnails(reader, ids)
-        pairs, agreement = find_pairs(vectors, small, params)
-        quality = [(sizes[one], float(sharp)) for one, sharp in zip(ids, sharpness(small), strict=True)]
-        groups = group(ids, [one in evaluation for one in ids], quality, pairs, agreement, params)
-        _log_pictures(groups, reader, context)
+        copies = compare(load_thumbnails(reader, ids), candidates, device=device)
+        components, accepted = copy_components(evaluation, copies, params)
+        groups = choose(
+            ids,
+            training,
+            evaluation,
+            components,
+            pixels,
+            lambda one: sharpness(decode_rgb(reader.read(one), min_side=SHARPNESS_SIDE)),
+        )
+        pairs = pair_table(ids, copies, accepted)
+        _log_pictures(groups, pairs, in_evaluation, reader, context)
     with publish(paths.DEDUP) as folder:
         folder.mkdir(parents=True)
         write_table(groups, folder / "groups.parquet")
-        write_table(pa.table({"id": groups.filter(groups["kept"])["id"]}), folder / "kept.parquet")
-    counts = {row["values"]: row["counts"] for row in groups["reason"].value_counts().to_pylist()}
-    metrics: dict[str, float] = {
+        write_table(groups.filter(groups["kept"]).select(["id"]), folder / "kept.parquet")
+        write_table(pairs, folder / "pairs.parquet")
+    truth = {} if manifest.truth is None else score_deduplication(groups, manifest.truth)
+    return {**_counts(groups), "candidates": len(candidates), "pairs": pairs.num_rows, **truth}
+
+
+def _counts(groups: pa.Table) -> dict[str, float]:
+    reasons = Counter(groups["reason"].to_pylist())
+    sizes = Counter(groups.filter(pc.not_equal(groups["reason"], "leak"))["component"].to_pylist())
+    return {
         "images": groups.num_rows,
         "kept": int(pc.sum(groups["kept"]).as_py() or 0),
-        "duplicates": counts.get("duplicate", 0),
-        "leaks": counts.get("leak", 0),
-        "groups": counts.get("representative", 0),
+        "duplicates": reasons["duplicate"],
+        "leaks": reasons["leak"],
+        "groups": reasons["representative"],
+        "largest_group": max(sizes.values(), default=0),
     }
-    if manifest.truth is not None:
-        metrics |= score_deduplication(groups, manifest.truth)
-    return metrics
 
 
-def _log_pictures(groups: pa.Table, reader: ShardReader, context: StageContext) -> None:
-    members: dict[str, list[tuple[bool, str]]] = {}
-    for row in groups.filter(pc.not_equal(groups["reason"], "unique")).to_pylist():
-        members.setdefault(row["component"], []).append((not row["kept"], row["id"]))
-    shown = [[one for _, one in sorted(rows)] for _, rows in sorted(members.items()) if len(rows) > 1]
-    if not shown:
-        return
+def _log_pictures(
+    groups: pa.Table, pairs: pa.Table, evaluation: set[str], reader: ShardReader, context: StageContext
+) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "duplicates.png"
-        duplicate_groups(shown, reader, path)
-        context.run.log_artifact(path, "curation")
+        duplicates, leaks = Path(folder) / "duplicates.png", Path(folder) / "leaks.png"
+        if duplicate_sheet(groups, reader, duplicates):
+            context.run.log_artifact(duplicates, "curation")
+        if leak_sheet(pairs, evaluation, reader, leaks):
+            context.run.log_artifact(leaks, "curation")
 
 
 if __name__ == "__main__":

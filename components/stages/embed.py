@@ -13,7 +13,7 @@ from components.stages.runner import StageContext, execute
 
 
 def run(params: EmbedParams, context: StageContext) -> dict[str, float]:
-    """Describes every readable image, of both parts."""
+    """Describes every readable image of both parts, in the order of the ids."""
     manifest = Manifest.load(paths.MANIFEST)
     lock = read_embedder_lock(paths.EMBEDDER_LOCK)
     ids = manifest.ids()
@@ -23,7 +23,7 @@ def run(params: EmbedParams, context: StageContext) -> dict[str, float]:
     with publish(paths.EMBEDDINGS) as folder:
         folder.mkdir(parents=True)
         np.save(folder / "embeddings.npy", vectors)
-        write_table(pa.table({"id": ids}), folder / "ids.parquet")
+        write_table(pa.table({"id": pa.array(ids, pa.string())}), folder / "ids.parquet")
     return {"images": len(ids), "dimensions": vectors.shape[1]}
 
 

@@ -20,30 +20,36 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
     queries = draw_queries(manifest.ids("eval"), params.queries, params.seed)
-    found = retrieve(kept, vectors[[row[o] for o in kept]], queries, vectors[[row[o] for o in queries]], params)
+    found = retrieve(
+        vectors[[row[one] for one in kept]],
+        vectors[[row[one] for one in queries]],
+        params,
+        device=context.settings.torch_device(),
+    )
+    chosen = [kept[position] for position in found.rows.tolist()]
     with publish(paths.CURATED) as folder:
         folder.mkdir(parents=True)
-        write_table(pa.table({"id": found.ids}), folder / "ids.parquet")
-        write_table(_neighbours(found, kept), folder / "neighbours.parquet")
-    metrics: dict[str, float] = {
+        write_table(pa.table({"id": pa.array(chosen, pa.string())}), folder / "ids.parquet")
+        write_table(_neighbours(found, queries, kept), folder / "neighbours.parquet")
+    truth = {} if manifest.truth is None else score_retrieval(set(chosen), set(kept), manifest.truth)
+    return {
         "images": len(kept),
-        "curated": len(found.ids),
+        "curated": len(chosen),
         "queries": len(queries),
-        "similarity.mean": float(found.similarity.mean()),
+        "neighbours": found.neighbours.shape[1],
+        "similarity": float(np.round(found.similarity.mean(), 4)),
+        **truth,
     }
-    if manifest.truth is not None:
-        metrics |= score_retrieval(set(found.ids), set(kept), manifest.truth)
-    return metrics
 
 
-def _neighbours(found: Retrieved, base_ids: list[str]) -> pa.Table:
-    queries, k = found.neighbours.shape
+def _neighbours(found: Retrieved, queries: list[str], base: list[str]) -> pa.Table:
+    count, k = found.neighbours.shape
     return pa.table(
         {
-            "query": pa.array([one for one in found.query_ids for _ in range(k)], pa.string()),
-            "neighbour": pa.array([base_ids[i] for i in found.neighbours.reshape(-1)], pa.string()),
-            "rank": pa.array(list(range(k)) * queries, pa.int32()),
-            "similarity": pa.array(found.similarity.reshape(-1), pa.float32()),
+            "query": pa.array([one for one in queries for _ in range(k)], pa.string()),
+            "neighbour": pa.array([base[position] for position in found.neighbours.reshape(-1)], pa.string()),
+            "rank": pa.array(list(range(k)) * count, pa.int32()),
+            "similarity": pa.array(np.round(found.similarity.reshape(-1), 4), pa.float32()),
         }
     )
 

@@ -36,8 +36,8 @@ def draw_background(seed: int, number: int, part: int) -> Background:
     """Draw the background of scene `number`."""
     rng = stream(seed, "background", number, part)
     angle = uniform(rng, 0.0, 2.0 * np.pi)
-    base, contrast = uniform(rng, 0.25, 0.75), uniform(rng, 0.05, 0.15)
-    chroma = uniform(rng, 0.05, 0.25)
+    base, contrast = uniform(rng, 0.25, 0.75), uniform(rng, 0.03, 0.09)
+    chroma = uniform(rng, 0.03, 0.15)
     return Background(
         name=f"{'te'[part]}{number:07d}",
         family=pick(rng, tuple(FAMILIES)),

@@ -8,7 +8,7 @@ from PIL import Image
 
 from components.data.scenes.actions import MIN_MOTION, clip_layouts, motion
 from components.data.scenes.broken import break_file, draw_broken_kind
-from components.data.scenes.draws import stream
+from components.data.scenes.draws import sign, stream, uniform
 from components.data.scenes.layout import EVAL, Layout, Placed, Pose, draw_layout, draw_pose
 from components.data.scenes.off_topic import draw_off_topic, draw_off_topic_kind
 from components.data.scenes.plan import Entry, entry
@@ -40,13 +40,24 @@ def layout(spec: ScenesSpec, one: Entry) -> Layout | None:
 
 def _negative(scene: Layout, original: Layout, one: Entry, rng: Generator) -> Layout:
     if one.negative_kind == "scene":
-        return replace(scene, objects=(Placed(original.main.instance, original.main.pose),))
+        return replace(scene, objects=(Placed(original.main.instance, _near_pose(original.main.pose, rng)),))
     if one.negative_kind == "pose":
         moved = replace(original, objects=(Placed(original.main.instance, _far_pose(original.main.pose, rng)),))
         return replace(moved, noise=scene.noise)
     if one.negative_kind == "colours":
         return replace(scene, background=replace(scene.background, colours=original.background.colours))
     return replace(scene, background=original.background, light=original.light)
+
+
+def _near_pose(pose: Pose, rng: Generator) -> Pose:
+    """Draw a pose much like another, as of a second photo of the same thing."""
+    return replace(
+        pose,
+        x=pose.x + sign(rng) * uniform(rng, 0.08, 0.2),
+        y=pose.y + sign(rng) * uniform(rng, 0.08, 0.2),
+        rotation=pose.rotation + sign(rng) * uniform(rng, 0.1, 0.3),
+        scale=pose.scale * uniform(rng, 0.9, 1.1),
+    )
 
 
 def _far_pose(pose: Pose, rng: Generator) -> Pose:

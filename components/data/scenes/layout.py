@@ -108,13 +108,13 @@ def draw_instance(spec: ScenesSpec, category: str, number: int) -> Instance:
 
 def draw_pose(rng: Generator) -> Pose:
     """Draw a pose that keeps most of the object in the picture."""
-    scale = uniform(rng, 0.5, 0.85)
-    room = 1.15 - scale
+    scale = uniform(rng, 0.6, 0.9)
+    room = 1.33 - scale
     return Pose(
         x=uniform(rng, -room, room),
         y=uniform(rng, -room, room),
         scale=scale,
-        rotation=uniform(rng, -0.9, 0.9),
+        rotation=uniform(rng, -1.2, 1.2),
         mirrored=rng.random() < 0.5,
     )
 
@@ -160,7 +160,7 @@ def _companion_pose(rng: Generator, main: Pose) -> Pose:
         x=side[0] * uniform(rng, 0.55, 0.8),
         y=side[1] * uniform(rng, 0.55, 0.8),
         scale=uniform(rng, 0.26, 0.36),
-        rotation=uniform(rng, -0.9, 0.9),
+        rotation=uniform(rng, -1.2, 1.2),
         mirrored=sign(rng) < 0,
     )
 
