@@ -50,11 +50,11 @@ def _negative(scene: Layout, original: Layout, one: Entry, rng: Generator) -> La
 
 
 def _near_pose(pose: Pose, rng: Generator) -> Pose:
-    """Draw a pose much like another, as of a second photo of the same thing."""
+    """Draw a pose much like another, a little nearer to the middle, as of a second photo of the same thing."""
     return replace(
         pose,
-        x=pose.x + sign(rng) * uniform(rng, 0.08, 0.2),
-        y=pose.y + sign(rng) * uniform(rng, 0.08, 0.2),
+        x=pose.x - (1.0 if pose.x > 0 else -1.0) * uniform(rng, 0.08, 0.2),
+        y=pose.y - (1.0 if pose.y > 0 else -1.0) * uniform(rng, 0.08, 0.2),
         rotation=pose.rotation + sign(rng) * uniform(rng, 0.1, 0.3),
         scale=pose.scale * uniform(rng, 0.9, 1.1),
     )
