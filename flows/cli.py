@@ -36,6 +36,8 @@ Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="defaul
 
 Force = Annotated[bool, typer.Option("--force", help="promote against the gate; the history keeps that")]
 
+Parameters = Annotated[bool, typer.Option("--parameters", help="list every parameter with its value and meaning")]
+
 
 @app.command()
 def run(
@@ -65,14 +67,17 @@ def snapshot(data: Data = None, eval_: Eval = None) -> None:
 
     settings = _settings()
     change_parameters(settings, Request(data, eval_))
-    take_snapshot(settings)
+    take_snapshot(settings, always=True)
 
 
 @app.command()
-def doctor() -> None:
+def doctor(parameters: Parameters = False) -> None:
     """Check the machine, the experiment and the services; each problem comes with a remedy."""
     from flows.doctor import all_checks
 
+    if parameters:
+        _show_parameters(get_settings())
+        return
     failed = False
     for check in all_checks(get_settings()):
         remedy = f"  → {check.remedy}" if check.level != "ok" and check.remedy else ""
@@ -80,6 +85,15 @@ def doctor() -> None:
         failed = failed or check.level == "fail"
     if failed:
         raise typer.Exit(USER_ERROR_EXIT_CODE)
+
+
+def _show_parameters(settings: "Settings") -> None:
+    from components.stages import paths
+    from components.stages.params import load_params
+    from flows.parameter_help import describe_parameters
+
+    for key, value, description in describe_parameters(load_params(settings.root / paths.PARAMS)):
+        typer.echo(f"{key} = {value}\n    {description}")
 
 
 @app.command()

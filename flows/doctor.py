@@ -88,23 +88,11 @@ def check_disk(settings: Settings) -> Check:
 
 
 def check_data(settings: Settings) -> Check:
-    """The first image of each source can be read and decoded."""
-    from components.data.decoding import decode_rgb
-    from components.data.lock import Role
-    from components.data.sources import open_source
+    """The first object of each source can be read."""
     from components.stages.params import load_params
+    from flows.snapshot import probe_sources
 
-    params = load_params(settings.root / paths.PARAMS)
-    include, exclude = params.snapshot.include, params.snapshot.exclude
-    sources: tuple[tuple[Role, str | None], ...] = (("train", params.snapshot.source), ("eval", params.snapshot.eval))
-    read = []
-    for role, uri in sources:
-        if uri is not None:
-            source = open_source(uri, role=role, settings=settings, include=include, exclude=exclude)
-            first = next(iter(source.list()))
-            decode_rgb(source.read(first.name), max_pixels=params.ingest.max_pixels)
-            read.append(f"{redact(uri)} ({first.name})")
-    return Check("data", "ok", ", ".join(read))
+    return Check("data", "ok", ", ".join(probe_sources(load_params(settings.root / paths.PARAMS), settings)))
 
 
 def check_snapshot(settings: Settings) -> Check:

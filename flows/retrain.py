@@ -46,10 +46,9 @@ def retrain(retries: int = 1) -> State[Any]:
     params = load_params(settings.root / paths.PARAMS)
     news = refresh_source(params, settings)
     if news is None and is_up_to_date(settings.root):
-        # before the embedder is looked at: a promotion alone must not start the next turn
         return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
     _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
-    refresh_embedder(params, settings, source_changed=news is not None)
+    refresh_embedder(params, settings, always=news is not None)
     pipeline(retries=retries)
     decision = decide(params, settings)
     if not decision.result.passed:

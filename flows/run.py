@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from components.settings import Settings
 from components.stages import paths
+from flows.graph import read_graph
 from flows.params_edit import Request, edit_params
 from flows.preflight import PARAMETERS, TOOLS, preflight
 from flows.redaction import redact
@@ -38,9 +39,11 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
     preflight(settings, TOOLS)
     change_parameters(settings, request)
     preflight(settings, PARAMETERS)
+    if phases:
+        read_graph(settings.root).up_to(phases)
     # it starts while the sources are listed
     with signals_unwind(), prefect_server(settings) as orchestrator:
-        take_snapshot(settings)
+        take_snapshot(settings, always=False)
         from flows.pipeline import pipeline
         from flows.terminal import own_terminal
 
@@ -49,8 +52,12 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
     show_result(settings, result)
 
 
-def take_snapshot(settings: Settings) -> None:
+def take_snapshot(settings: Settings, *, always: bool) -> None:
     """Writes both locks where they have changed, and says so.
+
+    Args:
+        settings: where things are.
+        always: look for a new champion to embed with even if there are no new images.
 
     Raises:
         UserError: if a source cannot be read, or the embedder cannot be had.
@@ -61,7 +68,7 @@ def take_snapshot(settings: Settings) -> None:
     params = load_params(settings.root / paths.PARAMS)
     news = refresh_source(params, settings)
     sys.stderr.write(f"snapshot: {news or 'nothing new'}\n")
-    if embedder := refresh_embedder(params, settings, source_changed=news is not None):
+    if embedder := refresh_embedder(params, settings, always=always or news is not None):
         sys.stderr.write(f"embedder: {embedder}\n")
 
 
@@ -92,11 +99,14 @@ def change_parameters(settings: Settings, request: Request) -> None:
     if request.is_empty:
         return
     from components.stages.params import parse_params
+    from flows.snapshot import probe_sources
 
     path = settings.root / paths.PARAMS
 
     def check(text: str) -> None:
-        parse_params(text, where=path.name)
+        params = parse_params(text, where=path.name)
+        if request.data is not None or request.eval is not None:
+            probe_sources(params, settings)
 
     difference = edit_params(path, request, check)
     if difference:

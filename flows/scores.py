@@ -27,7 +27,7 @@ def score_table(metrics: Mapping[str, float]) -> "Table | None":
     """
     from rich.table import Table
 
-    from components.evaluation.report import score_names, scores_table
+    from components.features.score_table import score_names, scores_table
 
     rows = scores_table(metrics)
     if not rows:

@@ -37,6 +37,7 @@ class EmbeddedServer:
     """
 
     def __init__(self, settings: Settings, *, scheduling: bool = False) -> None:
+        self.settings = settings
         self._home = prefect_home(settings)
         self._home.mkdir(parents=True, exist_ok=True)
         self._log_file = self._home / "server.log"

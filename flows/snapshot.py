@@ -11,9 +11,11 @@ from components.curation.embedding import (
     resolve_embedder,
     write_embedder_lock,
 )
-from components.data.lock import SourceLock, read_lock, same_lock, write_lock
+from components.data.lock import Role, SourceLock, read_lock, same_lock, write_lock
 from components.data.snapshot import take_snapshot
+from components.data.sources import open_source
 from components.errors import UserError
+from components.features.descriptor import descriptor_name
 from components.models.backbone import load_backbone
 from components.registry.versions import RegistryUnavailable, champion
 from components.settings import Settings
@@ -46,14 +48,35 @@ def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
     return f"{redact(lock.train_uri)}: {_counts(before, lock)}"
 
 
-def refresh_embedder(params: PipelineParams, settings: Settings, *, source_changed: bool) -> str | None:
+def probe_sources(params: PipelineParams, settings: Settings) -> list[str]:
+    """Reads the first object of each source.
+
+    Returns:
+        Each source with the name of that object.
+
+    Raises:
+        UserError: if a source cannot be read, or holds no image.
+    """
+    wanted = params.snapshot
+    sources: tuple[tuple[Role, str | None], ...] = (("train", wanted.source), ("eval", wanted.eval))
+    read = []
+    for role, uri in sources:
+        if uri is not None:
+            source = open_source(uri, role=role, settings=settings, include=wanted.include, exclude=wanted.exclude)
+            first = next(iter(source.list()))
+            source.read(first.name)
+            read.append(f"{redact(uri)} ({first.name})")
+    return read
+
+
+def refresh_embedder(params: PipelineParams, settings: Settings, *, always: bool) -> str | None:
     """Resolves the embedder and writes `data/embedder.lock` if it differs from the one there is.
 
     Args:
         params: all parameters.
         settings: where the registry is.
-        source_changed: whether there are new images. If there are none, a lock that names a registered model stays
-            where the registry knows no champion: a clone with an empty registry has nothing to curate again.
+        always: also where the present lock still is what the parameters ask for. Without it a promotion alone, or a
+            clone whose registry is empty, does not make the same images to be curated again.
 
     Returns:
         The new embedder, in words; None if it is the same.
@@ -63,7 +86,8 @@ def refresh_embedder(params: PipelineParams, settings: Settings, *, source_chang
     """
     path = settings.root / paths.EMBEDDER_LOCK
     before = _embedder_at(path)
-    is_registered = before is not None and before.uri.startswith(REGISTERED)
+    if not always and before is not None and _fits(before, params.embed.embedder):
+        return None
     try:
         found = resolve_embedder(params.embed, lambda: _champion(settings), lambda uri: load_backbone(uri).digest)
     except RegistryUnavailable as error:
@@ -73,10 +97,15 @@ def refresh_embedder(params: PipelineParams, settings: Settings, *, source_chang
         found = resolve_embedder(params.embed, lambda: None, lambda uri: load_backbone(uri).digest)
     if found == before:
         return None
-    if params.embed.embedder == CHAMPION and found.uri == BUILTIN and is_registered and not source_changed:
-        return None
     write_embedder_lock(found, path)
     return f"{redact(found.uri)} {found.version}".strip()
+
+
+def _fits(lock: EmbedderLock, wanted: str) -> bool:
+    """Whether a lock is what resolving `wanted` may give."""
+    if lock.uri == BUILTIN:
+        return wanted in (BUILTIN, CHAMPION) and lock.version == descriptor_name()
+    return wanted == lock.uri or (wanted == CHAMPION and lock.uri.startswith(REGISTERED))
 
 
 def _champion(settings: Settings) -> EmbedderLock | None:

@@ -1,10 +1,16 @@
 """Small real DVC projects for tests of the flows."""
 
+import atexit
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+
+from components.settings import Settings
+from flows.server import EmbeddedServer, prefect_home
 
 DVC_CONFIG = "[core]\n    analytics = false\n    check_update = false\n"
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@t")
@@ -99,3 +105,20 @@ with signals_unwind(), prefect_server(get_settings()) as orchestrator:
             sys.exit(error.code)
 """
 """The pipeline as `selfsight run` runs it, but for the snapshot."""
+
+
+@cache
+def prefect_server() -> EmbeddedServer:
+    """A Prefect server that all tests of this process share: making its database takes seconds."""
+    home = Path(tempfile.mkdtemp(prefix="prefect-"))
+    server = EmbeddedServer(Settings(root=home, home=home, _env_file=None))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    atexit.register(server.stop)
+    server.wait()
+    return server
+
+
+def prefect_variables() -> dict[str, str]:
+    """Makes a child process use the shared server."""
+    server = prefect_server()
+    return {"PREFECT_HOME": str(prefect_home(server.settings)), "PREFECT_API_URL": server.api_url}

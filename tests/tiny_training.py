@@ -6,6 +6,7 @@ As a program: `python -m tests.tiny_training FOLDER PARAMS.json [NAME]`, in a fo
 import hashlib
 import io
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ def main() -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as the stage runner does
     folder, params = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     name = sys.argv[3] if len(sys.argv) > 3 else "pretrain"
     metrics = train(folder, params, name)

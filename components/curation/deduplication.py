@@ -32,7 +32,7 @@ class DedupParams(Params):
         0.76, gt=0, le=1, description="share of two training images that must agree for them to be one"
     )
     leak_threshold: float = Field(
-        0.70, gt=0, le=1, description="the same for a training and an evaluation image; lower discards more"
+        0.72, gt=0, le=1, description="the same for a training and an evaluation image; lower discards more"
     )
 
     @model_validator(mode="after")

@@ -16,6 +16,9 @@ from components.features.images import Reader
 from components.models.backbone import Backbone
 from components.models.vit import VisionTransformer
 
+DIGITS = 6
+"""Decimals of a metric: what follows depends on the order of sums, that is on the number of threads."""
+
 
 def evaluate(
     models: Mapping[str, Backbone],
@@ -64,6 +67,7 @@ def evaluate(
         pixels = knn_scores(pixel_features(reader, bank), pixel_features(reader, queries), split)
         metrics |= {f"pixels.{score}": value for score, value in pixels.items()}
     pictures = _pictures(models["teacher"], gallery, split, bank, queries, reader, params, folder)
+    metrics = {name: round(value, DIGITS) for name, value in metrics.items()}
     write_page(metrics, pictures, folder / "index.html")
     return metrics
 

@@ -140,7 +140,8 @@ def _train(
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Int[Tensor, " batch"]]:
     """Endless passes over the images, each in another order; what does not fill a batch is left out of its pass."""
     while True:
-        yield from (rows for rows in torch.randperm(count, generator=generator).split(size) if len(rows) == size)
+        order = torch.randperm(count, generator=generator)
+        yield from (rows for rows in torch.split(order, size) if len(rows) == size)
 
 
 @contextmanager

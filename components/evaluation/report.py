@@ -1,5 +1,6 @@
 """The evaluation as a page for people."""
 
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -7,15 +8,9 @@ from pathlib import Path
 from pydantic import Field
 
 from components.evaluation.linear import LinearParams
+from components.features.score_table import score_names, scores_table
 from components.parameters import Params
 
-MODELS = ("teacher", "student", "untrained", "pixels")
-SCORES = {
-    "knn.top1": "kNN top-1 (k = 20)",
-    "linear.top1": "linear probe top-1",
-    "effective_rank": "effective rank",
-    "uniformity": "uniformity",
-}
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "table{border-collapse:collapse}td,th{padding:.35rem .9rem;border-bottom:1px solid #ddd;text-align:right}"
@@ -32,32 +27,12 @@ class EvaluateParams(Params):
     pictures: int = Field(default=16, ge=0, description="images shown in each picture; 0: no pictures")
 
 
-def scores_table(metrics: Mapping[str, float]) -> list[tuple[str, list[str]]]:
-    """Rows of (model, one cell a score) for the models and scores that are there; shares in percent with intervals."""
-    present = [score for score in SCORES if any(f"{model}.{score}" in metrics for model in MODELS)]
-    rows = [(model, [_cell(metrics, f"{model}.{score}") for score in present]) for model in MODELS]
-    return [(model, cells) for model, cells in rows if any(cells)]
-
-
-def score_names(metrics: Mapping[str, float]) -> list[str]:
-    """Names of the columns of `scores_table`."""
-    return [title for score, title in SCORES.items() if any(f"{model}.{score}" in metrics for model in MODELS)]
-
-
-def markdown_table(metrics: Mapping[str, float]) -> str:
-    """The table of scores in Markdown."""
-    names = score_names(metrics)
-    lines = [f"| features | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    lines += [f"| {model} | {' | '.join(cells)} |" for model, cells in scores_table(metrics)]
-    return "\n".join(lines)
-
-
 def write_page(metrics: Mapping[str, float], pictures: Sequence[tuple[str, str]], path: Path) -> None:
-    """Writes one self-contained page.
+    """Writes one self-contained page: it can be sent by mail, and MLflow shows it whole.
 
     Args:
         metrics: flat scores.
-        pictures: (title, file name beside the page).
+        pictures: (title, name of a PNG beside the page).
         path: HTML file to write.
     """
     head = "".join(f"<th>{escape(name)}</th>" for name in score_names(metrics))
@@ -65,9 +40,7 @@ def write_page(metrics: Mapping[str, float], pictures: Sequence[tuple[str, str]]
         f"<tr><td>{escape(model)}</td>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>"
         for model, cells in scores_table(metrics)
     )
-    images = "".join(
-        f'<h2>{escape(title)}</h2><img src="{escape(name)}" alt="{escape(title)}">' for title, name in pictures
-    )
+    images = "".join(_figure(title, path.with_name(name)) for title, name in pictures)
     path.write_text(
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Evaluation</title><style>{_STYLE}</style>'
         f"<h1>Evaluation of frozen features</h1><table><tr><th>features</th>{head}</tr>{rows}</table>"
@@ -78,9 +51,6 @@ def write_page(metrics: Mapping[str, float], pictures: Sequence[tuple[str, str]]
     )
 
 
-def _cell(metrics: Mapping[str, float], name: str) -> str:
-    if name not in metrics:
-        return ""
-    if f"{name}.low" not in metrics:
-        return f"{metrics[name]:.2f}"
-    return f"{100 * metrics[name]:.1f} ({100 * metrics[f'{name}.low']:.1f} to {100 * metrics[f'{name}.high']:.1f})"
+def _figure(title: str, picture: Path) -> str:
+    data = b64encode(picture.read_bytes()).decode()
+    return f'<h2>{escape(title)}</h2><img src="data:image/png;base64,{data}" alt="{escape(title)}">'

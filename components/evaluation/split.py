@@ -15,15 +15,19 @@ class LabelledSplit:
     Attributes:
         bank: image ids.
         bank_labels: class number of each.
+        bank_groups: group (video or instance) of each, or its id where it has none.
         queries: image ids.
         query_labels: class number of each.
+        query_groups: as `bank_groups`.
         classes: class names, by number.
     """
 
     bank: tuple[str, ...]
     bank_labels: tuple[int, ...]
+    bank_groups: tuple[str, ...]
     queries: tuple[str, ...]
     query_labels: tuple[int, ...]
+    query_groups: tuple[str, ...]
     classes: tuple[str, ...]
 
 
@@ -53,11 +57,14 @@ def labelled_split(manifest: Manifest, kept: set[str], *, seed: int) -> Labelled
         if not queries or len(set(bank.values())) < 2:
             return None
     number = {name: index for index, name in enumerate(classes)}
+    bank_ids, query_ids = sorted(bank), sorted(queries)
     return LabelledSplit(
-        bank=tuple(sorted(bank)),
-        bank_labels=tuple(number[bank[one]] for one in sorted(bank)),
-        queries=tuple(sorted(queries)),
-        query_labels=tuple(number[queries[one]] for one in sorted(queries)),
+        bank=tuple(bank_ids),
+        bank_labels=tuple(number[bank[one]] for one in bank_ids),
+        bank_groups=_groups(manifest, bank_ids),
+        queries=tuple(query_ids),
+        query_labels=tuple(number[queries[one]] for one in query_ids),
+        query_groups=_groups(manifest, query_ids),
         classes=tuple(classes),
     )
 
@@ -66,12 +73,16 @@ def _labelled(manifest: Manifest, ids: list[str]) -> dict[str, str]:
     return {one: label for one, label in zip(ids, manifest.labels(ids), strict=True) if label is not None}
 
 
+def _groups(manifest: Manifest, ids: list[str]) -> tuple[str, ...]:
+    return tuple(group or one for one, group in zip(ids, manifest.groups(ids), strict=True))
+
+
 def _divide(manifest: Manifest, labels: dict[str, str], seed: int) -> tuple[dict[str, str], dict[str, str]]:
     ids = list(labels)
     in_bank = {
         one
-        for one, group in zip(ids, manifest.groups(ids), strict=True)
-        if hash_share(group or one, seed) < EVALUATION_BANK_SHARE
+        for one, group in zip(ids, _groups(manifest, ids), strict=True)
+        if hash_share(group, seed) < EVALUATION_BANK_SHARE
     }
     bank = {one: label for one, label in labels.items() if one in in_bank}
     return bank, {one: label for one, label in labels.items() if one not in in_bank}

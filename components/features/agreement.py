@@ -14,6 +14,10 @@ PLAIN = 0.05
 PATCH = 10
 """Side of a square, pixels of 32, that must not disagree as a whole: more than a badge or a line of text covers."""
 PATCH_SHARE = 0.85
+WINDOW = 7
+"""Side of the windows of `local_correlation`, pixels."""
+NOISE = 0.05
+"""Deviation of luminance in a window that counts as noise."""
 
 
 def agreement(aligned: Aligned, tolerance: float = TOLERANCE) -> Float[Tensor, " pairs"]:
@@ -36,6 +40,34 @@ def agreement(aligned: Aligned, tolerance: float = TOLERANCE) -> Float[Tensor, "
     structure = [_weighted(agrees, _edges(planes[:, 0]) * inside) for planes in (aligned.outer, aligned.inner)]
     share = torch.minimum(_weighted(agrees, inside), torch.maximum(*structure))
     return share.masked_fill(_other_thing(inside - agrees), 0.0)
+
+
+def local_correlation(aligned: Aligned) -> Float[Tensor, " pairs"]:
+    """Return how well fine structure matches, in [-1, 1].
+
+    Normalised cross-correlation of luminance in every window of 7 × 7 pixels, averaged with the contrast of the window
+    as weight. Where the coarse layout of two pictures agrees, as in two frames of one street, it tells whether they
+    show the same moment.
+
+    Args:
+        aligned: registered pairs.
+    """
+    inside = aligned.inside[:, None].float()
+    count = _window(inside).clamp_min(1e-3)
+    first, second = aligned.inner[:, :1], aligned.outer[:, :1]
+    means = [_window(one * inside) / count for one in (first, second)]
+    variances = [
+        (_window(one.square() * inside) / count - mean.square()).clamp_min(0.0)
+        for one, mean in zip((first, second), means, strict=True)
+    ]
+    covariance = _window(first * second * inside) / count - means[0] * means[1]
+    correlation = covariance / torch.sqrt((variances[0] + NOISE**2) * (variances[1] + NOISE**2))
+    weight = torch.maximum(*variances).sqrt() * inside
+    return (correlation * weight).sum((1, 2, 3)) / weight.sum((1, 2, 3)).clamp_min(1e-3)
+
+
+def _window(planes: Float[Tensor, "n 1 side side"]) -> Float[Tensor, "n 1 side side"]:
+    return F.avg_pool2d(planes, WINDOW, stride=1, padding=WINDOW // 2)
 
 
 def _other_thing(disagrees: Float[Tensor, "n side side"]) -> Bool[Tensor, " n"]:

@@ -36,6 +36,10 @@ def align(planes: Planes, placement: Placement) -> Aligned:
     """Refine placements below a pixel, and the outer picture's gain and offset in luminance with them.
 
     Pixels that do not fit lose their weight (Geman and McClure), so that a badge or a line of text does not pull.
+
+    Args:
+        planes: contrast-normalised pictures, of any size.
+        placement: where the pictures of each pair lie; its positions are those in `planes`.
     """
     outer = planes[placement.outer]
     inner = planes[placement.inner]

@@ -1,7 +1,8 @@
 """Images as a backbone's input, from any reader of bytes."""
 
+import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 from components.data.decoding import decode_rgb
 from components.models.backbone import Preprocess
 
-DECODING_THREADS = 2
+MOST_THREADS = 16
+CHUNK = 32
+"""Images of one task of a decoding thread."""
 
 
 class Reader(Protocol):
@@ -55,16 +58,24 @@ def centre_crop(image: Image.Image, preprocess: Preprocess) -> Image.Image:
 def batches(
     reader: Reader, ids: Sequence[str], preprocess: Preprocess, batch_size: int
 ) -> Iterator[Float[Tensor, "batch 3 side side"]]:
-    """Prepared images in the order of the ids, decoded by a few threads ahead of the consumer."""
+    """Prepared images in the order of the ids, decoded by threads one batch ahead of the consumer.
 
-    def one(image_id: str) -> Tensor:
-        return prepare(decode_rgb(reader.read(image_id), min_side=preprocess.resize), preprocess)
+    Args:
+        reader: gives the bytes of an image; called from several threads.
+        ids: which images.
+        preprocess: how they are prepared.
+        batch_size: images of a batch; the last one may be smaller.
+    """
 
-    with ThreadPoolExecutor(DECODING_THREADS, "decode") as pool:
-        chunks = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
-        ahead = [pool.submit(one, image_id) for image_id in chunks[0]] if chunks else []
-        for number in range(len(chunks)):
-            ready = ahead
-            following = chunks[number + 1] if number + 1 < len(chunks) else []
-            ahead = [pool.submit(one, image_id) for image_id in following]
-            yield torch.stack([future.result() for future in ready])
+    def prepared(some: Sequence[str]) -> list[Tensor]:
+        return [prepare(decode_rgb(reader.read(one), min_side=preprocess.resize), preprocess) for one in some]
+
+    def submit(start: int) -> list[Future[list[Tensor]]]:
+        end = min(start + batch_size, len(ids))
+        return [pool.submit(prepared, ids[first : min(first + CHUNK, end)]) for first in range(start, end, CHUNK)]
+
+    with ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0))), "decode") as pool:
+        ahead = submit(0)
+        for start in range(batch_size, len(ids) + batch_size, batch_size):
+            ready, ahead = ahead, submit(start)
+            yield torch.stack([image for chunk in ready for image in chunk.result()])

@@ -1,6 +1,7 @@
 """Measures of spread, and how sure a score is."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 Z_95 = 1.959964
 RANK_SAMPLE = 4096
+BOOTSTRAP_DRAWS = 2000
 
 
 class Interval(NamedTuple):
@@ -31,6 +33,32 @@ def wilson_interval(successes: int, trials: int) -> Interval:
     centre = (share + squared / (2 * trials)) / (1 + squared / trials)
     half = Z_95 * math.sqrt(share * (1 - share) / trials + squared / (4 * trials**2)) / (1 + squared / trials)
     return Interval(max(0.0, centre - half), min(1.0, centre + half))
+
+
+def bootstrap_interval(values: Float[Tensor, " samples"], groups: Sequence[str], *, seed: int = 0) -> Interval:
+    """Interval of a mean of samples that come in groups: groups are drawn with replacement (cluster bootstrap).
+
+    Args:
+        values: one number a sample.
+        groups: group of each; samples of one group are not independent.
+        seed: of the draws.
+
+    Raises:
+        ValueError: if there is no sample.
+    """
+    if not len(values):
+        raise ValueError("a mean needs at least one sample")
+    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    member = torch.tensor([names[group] for group in groups])
+    sums = torch.zeros(len(names), dtype=torch.float64).index_add_(0, member, values.double())
+    sizes = torch.bincount(member, minlength=len(names)).double()
+    generator = torch.Generator().manual_seed(seed)
+    means = torch.empty(BOOTSTRAP_DRAWS, dtype=torch.float64)
+    for draw in range(BOOTSTRAP_DRAWS):
+        drawn = torch.randint(len(names), (len(names),), generator=generator)
+        means[draw] = sums[drawn].sum() / sizes[drawn].sum()
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Interval(low, high)
 
 
 def effective_rank(features: Float[Tensor, "images dim"]) -> float:

@@ -31,27 +31,30 @@ class Reader(Protocol):
         ...
 
 
-def thumbnail(image: Image.Image) -> UInt8[np.ndarray, "side side 3"]:
-    """Return a picture as `SIDE` × `SIDE` RGB pixels."""
-    small = image.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+def thumbnail(image: Image.Image, side: int = SIDE) -> UInt8[np.ndarray, "side side 3"]:
+    """Return a picture as `side` × `side` RGB pixels."""
+    small = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, reducing_gap=3.0)
     return np.asarray(small)
 
 
-def load_thumbnails(reader: Reader, ids: Sequence[str], *, threads: int = 2) -> UInt8[np.ndarray, "n side side 3"]:
-    """Decode images, scaled where the codec can, into thumbnails in the order of the ids; 3 KiB an image.
+def load_thumbnails(
+    reader: Reader, ids: Sequence[str], *, side: int = SIDE, threads: int = 2
+) -> UInt8[np.ndarray, "n side side 3"]:
+    """Decode images, scaled where the codec can, into thumbnails in the order of the ids; 3 KiB an image of 32 pixels.
 
     Args:
         reader: gives the bytes of an image.
         ids: which images.
+        side: of a thumbnail, pixels.
         threads: that decode.
 
     Raises:
         DecodingError: if an image does not decode; ingest has quarantined those.
     """
-    made = np.zeros((len(ids), SIDE, SIDE, 3), np.uint8)
+    made = np.zeros((len(ids), side, side, 3), np.uint8)
 
     def one(image_id: str) -> UInt8[np.ndarray, "side side 3"]:
-        return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * SIDE))
+        return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * side), side)
 
     with ThreadPoolExecutor(threads, "decode") as pool:
         chunks = [ids[first : first + CHUNK] for first in range(0, len(ids), CHUNK)]

@@ -4,11 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from components.features.score_table import markdown_table
 from components.models.backbone import Backbone
-
-ROWS = {"teacher": "teacher", "student": "student", "untrained": "untrained backbone", "pixels": "raw pixels"}
-COLUMNS = {"knn.top1": "kNN top-1", "linear.top1": "linear top-1"}
-LABEL_FREE = {"effective_rank": "effective rank"}
 
 
 @dataclass(frozen=True)
@@ -27,19 +24,6 @@ class DataSummary:
     """Files that no image could be read from."""
     classes: int
     """Labels in the evaluation part."""
-
-
-def evaluation_table(metrics: Mapping[str, float]) -> str:
-    """Scores as a Markdown table; rows and columns without any are left out.
-
-    Args:
-        metrics: those of the stage `evaluate`, shares in 0..1 with `.low` and `.high`.
-    """
-    columns = {key: head for key, head in {**COLUMNS, **LABEL_FREE}.items() if _any(metrics, key)}
-    rows = [(label, [_cell(metrics, f"{name}.{key}", key) for key in columns]) for name, label in ROWS.items()]
-    lines = [f"| features | {' | '.join(columns.values())} |", "|---" + "|---:" * len(columns) + "|"]
-    lines += [f"| {label} | {' | '.join(cells)} |" for label, cells in rows if any(cells)]
-    return "\n".join(lines)
 
 
 def model_card(
@@ -111,6 +95,7 @@ not rely on it. The scores above hold for the evaluation part only.
 |---|---|
 | parameters | `{lineage["parameters_sha256"]}` |
 | images trained on | `{lineage["curated"]["sha256"]}` |
+| curated with | {lineage["embedder"].get("version", "")} |
 | teacher | `{lineage["teacher_sha256"]}` |
 {_dependency_rows(lineage)}
 
@@ -134,32 +119,18 @@ def _training_rows(lineage: Mapping[str, Any]) -> str:
 
 
 def _evaluation(metrics: Mapping[str, float], data: DataSummary) -> str:
-    if not any(_any(metrics, key) for key in (*COLUMNS, *LABEL_FREE)):
+    table = markdown_table(metrics)
+    if not table:
         return "Not evaluated."
-    if any(_any(metrics, key) for key in COLUMNS):
+    if any(name.endswith(".top1") for name in metrics):
         note = (
-            f"Frozen features, {data.classes} classes, {data.evaluation:,} images that were not trained on; kNN with"
-            " k = 20; 95 % intervals in brackets. *Untrained backbone*: the same architecture, random weights."
+            f"Frozen features, {data.classes} classes, {data.evaluation:,} images that were not trained on. Shares in\n"
+            "percent with 95 % intervals. *Untrained backbone*: the same architecture with random weights."
         )
     else:
         note = "The evaluation part has no labels, so that there is nothing to score."
-    return f"{evaluation_table(metrics)}\n\n{note}"
+    return f"{table}\n\n{note}"
 
 
 def _dependency_rows(lineage: Mapping[str, Any]) -> str:
     return "\n".join(f"| `{path}` | `{digest}` |" for path, digest in lineage["dependencies"].items())
-
-
-def _any(metrics: Mapping[str, float], key: str) -> bool:
-    return any(f"{name}.{key}" in metrics for name in ROWS)
-
-
-def _cell(metrics: Mapping[str, float], name: str, key: str) -> str:
-    value = metrics.get(name)
-    if value is None:
-        return ""
-    if key in LABEL_FREE:
-        return f"{value:.1f}"
-    low, high = metrics.get(f"{name}.low"), metrics.get(f"{name}.high")
-    interval = f" ({100 * low:.1f}–{100 * high:.1f})" if low is not None and high is not None else ""
-    return f"{100 * value:.1f} %{interval}"

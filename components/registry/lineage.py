@@ -58,6 +58,7 @@ def describe_lineage(
     teacher: Path,
     student: Path,
     curated: Path,
+    embedder: Mapping[str, Any],
     parameters: Mapping[str, Any],
     dependencies: Iterable[Path],
     evaluation: Mapping[str, Any],
@@ -69,6 +70,7 @@ def describe_lineage(
         teacher: artifact of the teacher.
         student: artifact of the student.
         curated: folder with `ids.parquet`, the images that were trained on.
+        embedder: what the images were curated with: content of `data/embedder.lock`.
         parameters: sections of params.yaml that the artifact depends on.
         dependencies: relative paths of files and folders that it depends on; those that do not exist are left out.
         evaluation: metrics, and identity of the images they were computed on.
@@ -84,6 +86,7 @@ def describe_lineage(
             "sha256": hashlib.sha256((curated / IDS).read_bytes()).hexdigest(),
             "count": read_table(curated / IDS, ["id"]).num_rows,
         },
+        "embedder": dict(embedder),
         "teacher_sha256": artifact_hash(teacher),
         "student_sha256": artifact_hash(student),
         "training": json.loads((chosen / LINEAGE).read_text(encoding="utf-8")),

@@ -65,6 +65,7 @@ def version_tags(lineage: Mapping[str, Any]) -> dict[str, str]:
         "curated.sha256": lineage.get("curated", {}).get("sha256"),
         "curated.count": lineage.get("curated", {}).get("count"),
         "teacher.sha256": lineage.get("teacher_sha256"),
+        "embedder": lineage.get("embedder", {}).get("version"),
         **{f"dvc.{path}": digest for path, digest in lineage.get("dependencies", {}).items()},
     }
     tags = {name: str(value) for name, value in flat.items() if value is not None}

@@ -41,13 +41,13 @@ class ReleaseSources:
     curated: Path
     metrics: Path
     """`metrics/evaluate.json`"""
-    more: tuple[Path, ...] = ()
-    """Further dependencies that the lineage names by hash: locks."""
+    source_lock: Path
+    embedder_lock: Path
 
     def dependencies(self) -> Iterable[Path]:
         """All of them, sorted."""
-        named = (self.teacher, self.student, self.manifest, self.dedup, self.curated, self.metrics)
-        return sorted((*named, *self.more))
+        data = (self.source_lock, self.embedder_lock, self.manifest, self.dedup, self.curated)
+        return sorted((*data, self.teacher, self.student, self.metrics))
 
 
 def assemble_release(
@@ -71,12 +71,13 @@ def assemble_release(
     chosen = sources.teacher if params.model == "teacher" else sources.student
     backbone = load_backbone(chosen)
     manifest = Manifest.load(sources.manifest)
-    metrics = _read_metrics(sources.metrics)
+    metrics = {str(key): float(value) for key, value in _read_json(sources.metrics, "dvc repro evaluate").items()}
     lineage = describe_lineage(
         role=params.model,
         teacher=sources.teacher,
         student=sources.student,
         curated=sources.curated,
+        embedder=_read_json(sources.embedder_lock, "selfsight snapshot"),
         parameters=parameters,
         dependencies=sources.dependencies(),
         evaluation={"metrics": metrics, **evaluation_images(manifest, sources.dedup / KEPT)},
@@ -89,7 +90,8 @@ def assemble_release(
     data = summarise(manifest, sources.dedup / KEPT, sources.curated / IDS)
     card = model_card(backbone, name=name, lineage=lineage, metrics=metrics, data=data)
     (folder / CARD).write_text(card, encoding="utf-8")
-    own = {key.removeprefix(f"{params.model}."): value for key, value in metrics.items() if _is_of(key, params.model)}
+    role = f"{params.model}."
+    own = {key.removeprefix(role): value for key, value in metrics.items() if key.startswith(role)}
     weights = sum(one.numel() for one in backbone.model.parameters())
     return {"parameters": weights, "bytes": sum(one.stat().st_size for one in folder.iterdir()), **own}
 
@@ -107,15 +109,13 @@ def summarise(manifest: Manifest, kept: Path, curated: Path) -> DataSummary:
     )
 
 
-def _read_metrics(path: Path) -> dict[str, float]:
+def _read_json(path: Path, maker: str) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file", remedy="run `dvc repro evaluate`, or fetch it with git") from None
+        raise UserError(f"{path}: no such file", remedy=f"run `{maker}`, or fetch it with git") from None
     except ValueError as error:
-        raise UserError(f"{path}: no JSON ({error})", remedy="delete it and run `dvc repro evaluate`") from None
-    return {str(key): float(value) for key, value in values.items()}
-
-
-def _is_of(key: str, role: str) -> bool:
-    return key.startswith(f"{role}.")
+        raise UserError(f"{path}: no JSON ({error})", remedy=f"delete it and run `{maker}`") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: holds no JSON object", remedy=f"delete it and run `{maker}`")
+    return values

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.curation.candidates import candidate_pairs
-from components.curation.copies import compare
+from components.curation.copies import FINE_SIDE, compare
 from components.curation.deduplication import DedupParams, choose, copy_components, pair_table, sharpness
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
@@ -46,7 +46,13 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
         device=device,
     )
     with ShardReader(paths.SHARDS, manifest.locations) as reader:
-        copies = compare(load_thumbnails(reader, ids), candidates, device=device)
+        copies = compare(
+            load_thumbnails(reader, ids),
+            candidates,
+            lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE),
+            least=params.leak_threshold,
+            device=device,
+        )
         components, accepted = copy_components(evaluation, copies, params)
         groups = choose(
             ids,

@@ -14,7 +14,8 @@ SOURCES = ReleaseSources(
     dedup=paths.DEDUP,
     curated=paths.CURATED,
     metrics=paths.METRICS / "evaluate.json",
-    more=(paths.SOURCE_LOCK, paths.EMBEDDER_LOCK),
+    source_lock=paths.SOURCE_LOCK,
+    embedder_lock=paths.EMBEDDER_LOCK,
 )
 
 

@@ -25,7 +25,9 @@ from components.training.parameter_groups import ParameterGroup
 from components.training.schedules import StepValues
 
 # Half of DeepSpeed's start-up goes into what is not used here: MLflow for its autotuner, and compiling Muon.
-_mlflow = sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+_without_mlflow = "mlflow" not in sys.modules
+if _without_mlflow:
+    sys.modules["mlflow"] = None  # type: ignore[assignment]
 import deepspeed  # noqa: E402
 from deepspeed.runtime import compiler  # noqa: E402
 from deepspeed.utils import (  # noqa: E402
@@ -34,10 +36,10 @@ from deepspeed.utils import (  # noqa: E402
     safe_get_local_optimizer_state,
 )
 
-if _mlflow is None:
+if _without_mlflow:
     del sys.modules["mlflow"]
-with mock.patch.object(compiler, "compile", lambda: lambda function: function):
-    import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+with mock.patch.object(compiler, "compile", return_value=lambda function: function):
+    import deepspeed.runtime.zero.muon.original_muon
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
@@ -97,6 +99,7 @@ class Engine:
         self._restore_buffers(buffers)
         self._check_groups()
         self._make_moments()
+        self._drop_useless_hooks()
         self.layout = self._find_layout(parameters, trainable[0])
         self.shards = [self.layout.shard(name) for group in groups for name in group.parameters]
 
@@ -177,6 +180,21 @@ class Engine:
             }
         if hasattr(self._zero, "_lazy_init_hp_params_optimizer_state"):
             self._zero._lazy_init_hp_params_optimizer_state()
+
+    def _drop_useless_hooks(self) -> None:
+        """With one process every weight is where it is used: nothing to gather before a module, or to free after it.
+
+        DeepSpeed's hooks would find that out anew for each module and step, at 5 to 15 % of the time of small models.
+        """
+        offload = getattr(self._zero, "parameter_offload", None)
+        if offload is None or dist.get_world_size() > 1:
+            return
+        persistent = self._zero.persistent_parameters
+        if len(persistent) < len(list(self.module.parameters())):
+            return
+        offload._remove_module_hooks()
+        persistent[0].all_gather(persistent)
+        self._zero._partition_all_parameters = lambda: None
 
     def _optimized_tensors(self) -> list[Tensor]:
         """What the optimizer updates: flattened groups, or the parameters themselves without ZeRO."""

@@ -61,6 +61,10 @@ def deepspeed_config(
             "stage": params.zero_stage,
             "overlap_comm": device == "cuda",
             "contiguous_gradients": True,
+            # on a CPU, DeepSpeed's reduce-scatter starts a process a step to count NUMA nodes
+            "reduce_scatter": device == "cuda",
+            # keeps gathered weights out of the autograd graph, slower; with one process there are none
+            "memory_efficient_linear": processes > 1,
             "reduce_bucket_size": bucket,
             "allgather_bucket_size": bucket,
             "stage3_prefetch_bucket_size": bucket,

@@ -12,9 +12,6 @@ import miniature
 import psutil
 import pytest
 
-from components.settings import Settings
-from flows.server import prefect_server
-
 pytestmark = pytest.mark.timeout(240)
 
 # writes half of its out, starts a worker in a session of its own that writes for ever, and waits
@@ -32,14 +29,6 @@ if not pathlib.Path('go').exists():
     pathlib.Path('pids.new').rename('pids')
     time.sleep(120)
 """
-
-
-@pytest.fixture(scope="module")
-def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A server that all tests but one share: making its database takes seconds."""
-    home = tmp_path_factory.mktemp("prefect")
-    with prefect_server(Settings(root=home, home=home, _env_file=None)) as orchestrator, orchestrator.connect() as url:
-        yield home, f"{url}/api"
 
 
 class Running:
@@ -99,9 +88,8 @@ def hang(project: Path, **environment: str) -> Running:
 
 
 @pytest.fixture
-def running(project: Path, prefect_home: tuple[Path, str]) -> Iterator[Running]:
-    home, url = prefect_home
-    found = hang(project, PREFECT_HOME=str(home), PREFECT_API_URL=url)
+def running(project: Path) -> Iterator[Running]:
+    found = hang(project, **miniature.prefect_variables())
     yield found
     found.clean_up()
 

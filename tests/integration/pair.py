@@ -12,7 +12,6 @@ from components.training.schedules import StepValues
 BATCH = 12
 CLIP = 0.05
 MOMENTUM = 0.9
-STEPS = 50
 VALUES = StepValues(lr=1e-2, last_layer_lr=1e-2, weight_decay=0.1, momentum=MOMENTUM, teacher_temperature=0.05)
 
 
@@ -62,10 +61,11 @@ def batch_of(step: int) -> Tensor:
     return torch.randn(BATCH, 7, generator=torch.Generator().manual_seed(step))
 
 
-def train_plainly(*, stale_teacher: bool = False) -> dict[str, Any]:
+def train_plainly(steps: int, *, stale_teacher: bool = False) -> dict[str, Any]:
     """Plain PyTorch in one process, the average in fp64.
 
     Args:
+        steps: optimizer steps.
         stale_teacher: the module keeps computing with its first teacher, as it would if averages were not published.
     """
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ def train_plainly(*, stale_teacher: bool = False) -> dict[str, Any]:
     )
     average = {name: value.double() for name, value in pair.teacher.state_dict().items()}
     curve = []
-    for step in range(STEPS):
+    for step in range(steps):
         result = pair(batch_of(step))
         optimizer.zero_grad()
         result.loss.backward()

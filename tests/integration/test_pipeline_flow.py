@@ -15,18 +15,16 @@ from prefect.client.schemas.sorting import FlowRunSort, TaskRunSort
 from prefect.settings import PREFECT_API_URL
 
 from components.errors import UserError
-from components.settings import Settings
 from flows.pipeline import PipelineResult, pipeline
 from flows.repro import StageError
-from flows.server import prefect_server
+from flows.server import Orchestrator
 
 pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    home = tmp_path_factory.mktemp("prefect")
-    with prefect_server(Settings(root=home, home=home, _env_file=None)) as orchestrator, orchestrator.connect():
+def server() -> Iterator[None]:
+    with Orchestrator(miniature.prefect_server()).connect():
         yield
 
 

@@ -16,9 +16,11 @@ from components.training.engine import Engine, join_processes
 from components.training.engine_config import EngineParams
 from components.training.parameter_groups import GroupParams, parameter_groups
 from components.training.training_state import TrainingState
-from tests.integration.pair import BATCH, CLIP, MOMENTUM, STEPS, VALUES, Pair, batch_of
+from tests.integration.pair import BATCH, CLIP, MOMENTUM, VALUES, Pair, batch_of
 
 PERSISTENT = 10**9
+STEPS = 50
+FEW_STEPS = 15
 
 
 class Trainer:
@@ -72,10 +74,10 @@ class Trainer:
         return TrainingState(self.engine, self.average, CheckpointStore(folder))
 
 
-def follow(**params: Any) -> dict[str, Any]:
+def follow(steps: int = FEW_STEPS, **params: Any) -> dict[str, Any]:
     """Trains for a while."""
     trainer = Trainer(**params)
-    curve = [trainer.step(number) for number in range(STEPS)]
+    curve = [trainer.step(number) for number in range(steps)]
     module = trainer.engine.module
     return {"curve": curve, "whole": trainer.whole(), "centre": module.get_buffer("centre")}
 
@@ -84,7 +86,7 @@ def exact_average_of_bf16() -> dict[str, Tensor]:
     """The average beside an average of the fp32 weights made here, on this process's shards."""
     trainer = Trainer(precision="bf16")
     expected = {shard.name: shard.weight.clone() for shard in trainer.engine.shards}
-    for number in range(STEPS):
+    for number in range(FEW_STEPS):
         trainer.step(number)
         for shard in trainer.engine.shards:
             expected[shard.name].lerp_(shard.weight, 1 - MOMENTUM)
@@ -147,7 +149,7 @@ def save_and_go_on(folder: Path) -> dict[str, Any]:
 
 def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
     """All, by name, for any number of processes."""
-    yield "stage 3", follow
+    yield "stage 3", lambda: follow(STEPS)
     yield "stage 3, nothing persistent", lambda: follow(persistence_threshold=0)
     yield "stage 3, all persistent", lambda: follow(persistence_threshold=PERSISTENT)
     yield "stage 3, micro-batches", lambda: follow(micro_batch=3)

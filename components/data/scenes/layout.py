@@ -114,7 +114,7 @@ def draw_pose(rng: Generator) -> Pose:
         x=uniform(rng, -room, room),
         y=uniform(rng, -room, room),
         scale=scale,
-        rotation=uniform(rng, -1.2, 1.2),
+        rotation=uniform(rng, -0.9, 0.9),
         mirrored=rng.random() < 0.5,
     )
 
@@ -160,7 +160,7 @@ def _companion_pose(rng: Generator, main: Pose) -> Pose:
         x=side[0] * uniform(rng, 0.55, 0.8),
         y=side[1] * uniform(rng, 0.55, 0.8),
         scale=uniform(rng, 0.26, 0.36),
-        rotation=uniform(rng, -1.2, 1.2),
+        rotation=uniform(rng, -0.9, 0.9),
         mirrored=sign(rng) < 0,
     )
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from components.evaluation.knn import knn_correct
-from components.evaluation.linear import LinearParams, linear_probe
+from components.evaluation.linear import LinearParams, _choosers, linear_probe
 from components.features.extraction import Features
 
-PARAMS = LinearParams(steps=200, learning_rates=(0.1, 1.0))
+PARAMS = LinearParams(steps=200, learning_rates=(0.01, 0.1))
 
 
 def clusters(count: int, classes: int, noise: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,3 +85,53 @@ def test_the_probe_never_chooses_by_the_queries() -> None:
 def _choice(bank, labels, ids, queries, truth):  # type: ignore[no-untyped-def]
     found = linear_probe(features(bank), labels, ids, features(queries), truth, PARAMS, seed=0)
     return found.learning_rate, found.blocks
+
+
+def test_images_of_one_group_never_both_train_heads_and_choose_among_them() -> None:
+    keys = [f"clip{n // 5}" for n in range(100)]
+    chooses = _choosers(keys, 0.3, seed=0).tolist()
+    assert 0 < sum(chooses) < 100
+    assert {keys[n] for n in range(100) if chooses[n]}.isdisjoint(keys[n] for n in range(100) if not chooses[n])
+
+
+def test_the_probe_finds_labels_in_earlier_blocks_and_in_patches() -> None:
+    bank, labels = clusters(300, 4, 0.3, 0)
+    queries, truth = clusters(100, 4, 0.3, 1)
+    keys = tuple(f"{n:064x}" for n in range(300))
+
+    def found(place: str):  # type: ignore[no-untyped-def]
+        def hidden(x: torch.Tensor) -> Features:
+            nothing = torch.zeros_like(x)
+            if place == "patches":
+                return Features(cls=torch.stack([nothing, nothing], dim=1), patch_mean=x)
+            return Features(cls=torch.stack([x, nothing], dim=1), patch_mean=nothing)
+
+        return linear_probe(hidden(bank), labels, keys, hidden(queries), truth, PARAMS, seed=0)
+
+    earlier, patches = found("earlier"), found("patches")
+    assert earlier.correct.float().mean() > 0.95
+    assert earlier.blocks == 2
+    assert patches.correct.float().mean() > 0.95
+    assert patches.with_patches
+
+
+def test_the_head_is_the_one_of_a_plain_softmax_regression() -> None:
+    """One learning rate, compared with torch.optim.SGD step by step."""
+    from components.evaluation.linear import _batches, _train
+
+    x, labels = clusters(64, 3, 1.0, 0)
+    params = LinearParams(steps=20, batch_size=16, learning_rates=(0.5, 0.1))
+    heads = _train(x, labels, 3, params, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    weight = torch.nn.Parameter(torch.randn(16, 3, generator=generator) * 0.01)
+    bias = torch.nn.Parameter(torch.zeros(3))
+    peak = 0.1 * 16 / 256
+    sgd = torch.optim.SGD([weight, bias], lr=peak, momentum=0.9)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, 20)
+    for _, rows in zip(range(20), _batches(64, 16, generator), strict=False):
+        sgd.zero_grad()
+        torch.nn.functional.cross_entropy(x[rows] @ weight + bias, labels[rows]).backward()
+        sgd.step()
+        schedule.step()
+    torch.testing.assert_close(heads.weights[:, 3:], weight.detach(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(heads.bias[3:], bias.detach(), rtol=1e-4, atol=1e-6)

@@ -58,3 +58,18 @@ def test_training_labels_of_other_classes_are_not_a_bank() -> None:
     found = labelled_split(table, set(other), seed=0)  # type: ignore[arg-type]
     assert found is not None
     assert all(one.startswith("eval") for one in found.bank)
+
+
+def test_the_groups_of_bank_and_queries_are_known_and_an_image_without_one_is_its_own() -> None:
+    table = Table({**rows("train", 30, group=True), **rows("eval", 12)})
+    found = labelled_split(table, set(table.ids("train")), seed=0)  # type: ignore[arg-type]
+    assert found is not None
+    assert list(found.bank_groups) == table.groups(list(found.bank))
+    assert found.query_groups == found.queries
+
+
+def test_an_evaluation_image_is_never_its_own_neighbour() -> None:
+    table = Table({**rows("train", 30), **rows("eval", 12)})
+    found = labelled_split(table, {*table.ids("train"), *table.ids("eval")}, seed=0)  # type: ignore[arg-type]
+    assert found is not None
+    assert not set(found.bank) & set(found.queries)

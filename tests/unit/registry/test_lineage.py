@@ -76,6 +76,7 @@ def test_the_lineage_is_the_same_wherever_it_is_made(tmp_path: Path, monkeypatch
             teacher=Path("teacher"),
             student=Path("student"),
             curated=Path("curated"),
+            embedder={"version": "builtin:v1"},
             parameters={"pretrain": {"lr": 0.1}},
             dependencies=[Path("curated"), Path("teacher"), Path("absent.lock")],
             evaluation={"metrics": {"student.knn.top1": 0.5}},

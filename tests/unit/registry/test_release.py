@@ -12,17 +12,19 @@ from components.data.shards import LOCATIONS
 from components.data.tables import write_table
 from components.errors import UserError
 from components.models.backbone import HEADS, artifact_hash, load_backbone
-from components.registry.card import evaluation_table
 from components.registry.release import ReleaseParams, ReleaseSources, assemble_release
 
-METRICS = {
+SHARES = {
     "teacher.knn.top1": 0.5,
-    "teacher.knn.top1.low": 0.45,
-    "teacher.knn.top1.high": 0.55,
     "teacher.linear.top1": 0.6,
     "student.knn.top1": 0.4,
     "untrained.knn.top1": 0.2,
     "pixels.knn.top1": 0.3,
+}
+METRICS = {
+    **SHARES,
+    **{f"{name}.low": share - 0.05 for name, share in SHARES.items()},
+    **{f"{name}.high": share + 0.05 for name, share in SHARES.items()},
     "teacher.effective_rank": 12.3,
 }
 PARAMETERS = {"pretrain": {"method": "dinov2", "epochs": 3, "seed": 7}, "distill": {"epochs": 2, "seed": 8}}
@@ -55,6 +57,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseSources:
     write_table(pa.table({"id": ["t0", "t1", "t2"]}), Path("curated/ids.parquet"))
     Path("evaluate.json").write_text(json.dumps(METRICS))
     Path("source.lock").write_text("lock")
+    Path("embedder.lock").write_text('{"version": "builtin:v1"}')
     return ReleaseSources(
         teacher=Path("teacher"),
         student=Path("student"),
@@ -62,7 +65,8 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseSources:
         dedup=Path("dedup"),
         curated=Path("curated"),
         metrics=Path("evaluate.json"),
-        more=(Path("source.lock"), Path("embedder.lock")),
+        source_lock=Path("source.lock"),
+        embedder_lock=Path("embedder.lock"),
     )
 
 
@@ -99,8 +103,9 @@ def test_another_evaluation_or_parameter_is_another_artifact(sources: ReleaseSou
 def test_the_lineage_names_every_dependency_that_is_there(sources: ReleaseSources) -> None:
     folder, _ = release(sources)
     lineage = read_json(folder / "lineage.json")
-    named = {"teacher", "student", "manifest", "dedup", "curated", "evaluate.json", "source.lock"}
+    named = {"teacher", "student", "manifest", "dedup", "curated", "evaluate.json", "source.lock", "embedder.lock"}
     assert lineage["dependencies"].keys() == named
+    assert lineage["embedder"] == {"version": "builtin:v1"}
     assert lineage["parameters"] == PARAMETERS
     assert lineage["evaluation"]["metrics"] == METRICS
     assert lineage["training"] == {"steps": 10}
@@ -115,20 +120,14 @@ def test_heads_are_kept_or_left_out_as_asked(sources: ReleaseSources) -> None:
 def test_the_card_tells_scores_and_images(sources: ReleaseSources) -> None:
     folder, _ = release(sources)
     card = (folder / "README.md").read_text()
-    assert "| teacher | 50.0 % (45.0–55.0) | 60.0 % | 12.3 |" in card
-    assert "| raw pixels | 30.0 % |  |  |" in card
+    assert "| teacher | 50.0 (45.0 to 55.0) | 60.0 (55.0 to 65.0) | 12.30 |" in card
+    assert "| raw pixels | 30.0 (25.0 to 35.0) |  |  |" in card
     assert "| trained on | 3 |" in card
     assert "| training source, readable | 5 |" in card
     assert "| unreadable, set aside | 1 |" in card
     assert "| method | dinov2 |" in card
     assert "2 classes" in card
     assert str(Path.cwd()) not in card, "a card must not name the machine it was made on"
-
-
-def test_without_scores_the_card_says_so() -> None:
-    assert evaluation_table({"teacher.effective_rank": 3.0}) == "\n".join(
-        ["| features | effective rank |", "|---|---:|", "| teacher | 3.0 |"]
-    )
 
 
 def test_metrics_of_the_stage_are_the_released_models(sources: ReleaseSources) -> None:
@@ -152,3 +151,10 @@ def test_damaged_weights_are_not_released(sources: ReleaseSources) -> None:
     weights.write_bytes(bytes(data))
     with pytest.raises(UserError, match="does not match"):
         release(sources)
+
+
+def test_without_labels_the_card_says_that_nothing_was_scored(sources: ReleaseSources) -> None:
+    Path("evaluate.json").write_text(json.dumps({"teacher.effective_rank": 3.0}))
+    card = (release(sources)[0] / "README.md").read_text()
+    assert "| teacher | 3.00 |" in card
+    assert "nothing to score" in card

@@ -7,6 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.stages.params import PipelineParams, load_params
+from components.stages.release import SOURCES, UNRELATED
 
 ROOT = Path(__file__).parents[3]
 STAGES = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -62,10 +63,17 @@ def test_code_dependencies_are_what_the_stage_imports(stage: str, imports: grimp
 def test_a_stage_runs_its_module_reads_its_section_and_names_its_run(stage: str) -> None:
     definition = STAGES[stage]
     assert definition["cmd"] == f"python -m components.stages.{stage}"
-    assert definition["params"] == [stage]
+    assert definition["params"] == (list(STAGES) if stage == "release" else [stage])
     assert f"runs/{stage}.json" in definition["outs"]
     assert {f"metrics/{stage}.json": {"cache": False}} in definition["metrics"]
     assert definition["meta"]["phase"] in ("curate", "pretrain", "distill", "evaluate", "release")
+
+
+def test_whatever_the_lineage_names_is_a_dependency_of_release() -> None:
+    """Otherwise `release` would be skipped while its artifact names what a fresh run would not."""
+    named = {path.as_posix() for path in SOURCES.dependencies()}
+    assert named == {dep for dep in STAGES["release"]["deps"] if not dep.startswith("components/")}
+    assert {field.alias or name for name, field in PipelineParams.model_fields.items()} - UNRELATED == set(STAGES)
 
 
 def test_no_stage_depends_on_a_run() -> None:

@@ -51,5 +51,8 @@ def test_what_a_killed_process_left_is_swept_away(tmp_path: Path) -> None:
 
 
 def test_no_space_is_a_user_error_with_a_remedy(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no space left while writing .*out: free some space"), publish(tmp_path / "out"):
+    with (
+        pytest.raises(UserError, match=r"no space left while writing .*out: free some space"),
+        publish(tmp_path / "out"),
+    ):
         raise OSError(errno.ENOSPC, "No space left on device")

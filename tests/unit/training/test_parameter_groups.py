@@ -2,8 +2,8 @@ import pytest
 from torch import nn
 
 from components.models.vit import ViTConfig
-from components.objectives.dinov2 import DINOv2Objective, DINOv2Params
 from components.objectives.branch import HeadParams
+from components.objectives.dinov2 import DINOv2Objective, DINOv2Params
 from components.training.parameter_groups import GroupParams, ParameterGroup, parameter_groups
 
 HEAD = HeadParams(hidden=8, bottleneck=4, prototypes=6)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 from pydantic import ValidationError
@@ -16,7 +17,7 @@ def test_the_learning_rate_rises_linearly_then_falls_to_the_minimum() -> None:
     assert rates[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert rates[10] == pytest.approx(1.0)
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
 
 
 def test_halfway_down_the_cosine_is_the_mean_of_both_ends() -> None:

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import pickle
 
 import pytest
@@ -55,7 +57,7 @@ def test_read_checks_the_locked_digest():
 
 
 def test_unknown_name_is_a_user_error_that_names_it():
-    with pytest.raises(UserError, match="train/fish/1.jpg"):
+    with pytest.raises(UserError, match=r"train/fish/1\.jpg"):
         TRAIN.read("train/fish/1.jpg")
 
 
@@ -106,3 +108,14 @@ def test_source_can_be_sent_to_a_worker_process():
     again = pickle.loads(pickle.dumps(TRAIN))
     name = next(TRAIN.list()).name
     assert again.read(name) == TRAIN.read(name)
+
+
+def test_golden_truth():
+    """A change here is a new VERSION: names, plants and their parameters are the yardstick of curation."""
+    columns = ["name", "kind", "original", "transform", "detail", "negative_kind", "class", "instance", "action"]
+    rows = [source.truth().select(columns).to_pylist() for source in (TRAIN, EVAL)]
+    assert hashlib.sha256(json.dumps(rows).encode()).hexdigest() == "GOLDEN"
+
+
+def test_golden_digest_of_a_recipe():
+    assert next(TRAIN.list()).digest == "GOLDEN"

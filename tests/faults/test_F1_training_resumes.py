@@ -1,0 +1,150 @@
+"""A training that is killed, stopped or finds its checkpoint damaged ends bit for bit as one that was left alone."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from components.training.checkpoint import POINTER
+from tests.tiny_training import PRETRAIN, make_data
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 120
+STEPS = 30
+RESULTS = ("pretrain/model.safetensors", "pretrain/heads.safetensors", "pretrain.csv", "pretrain.json")
+
+
+def prepare(folder: Path) -> Path:
+    make_data(folder)
+    # a checkpoint after every step: a kill comes when one was just written, or is being written
+    params = {**PRETRAIN, "steps": STEPS, "checkpoint": {"seconds": 1e-3, "keep": 3}}
+    (folder / "params.json").write_text(json.dumps(params))
+    return folder
+
+
+def start(folder: Path) -> "subprocess.Popen[str]":
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SELFSIGHT_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.tiny_training", str(folder), str(folder / "params.json")],
+        cwd=ROOT,
+        env={**environment, "SELFSIGHT_HOME": str(folder), "SELFSIGHT_THREADS": "1"},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(folder: Path) -> str:
+    process = start(folder)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, output
+    return output
+
+
+def steps_saved(folder: Path) -> list[int]:
+    return sorted(int(path.name[-8:]) for path in folder.glob(".checkpoints/*/step-*"))
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def run_until_saved(folder: Path, step: int) -> "subprocess.Popen[str]":
+    process = start(folder)
+    wait_until(lambda: process.poll() is not None or (steps_saved(folder) or [0])[-1] >= step, f"step {step}")
+    assert process.poll() is None, process.communicate()[0]
+    return process
+
+
+def still_training(folder: Path) -> list[int]:
+    """Processes that were started for this folder."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SELFSIGHT_HOME") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+def assert_same(folder: Path, reference: Path) -> None:
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = prepare(tmp_path_factory.mktemp("left-alone"))
+    finish(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SIGKILL of the stage and its process group in the middle of the run."""
+    folder = prepare(tmp_path_factory.mktemp("killed"))
+    process = run_until_saved(folder, STEPS // 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not still_training(folder), "training goes on without its stage")
+    assert not (folder / "pretrain").exists()
+    return folder
+
+
+def test_F1_a_killed_training_ends_bitwise_as_one_left_alone(killed: Path, left_alone: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(killed, tmp_path / "again")
+    assert "goes on from step" in finish(folder)
+    assert_same(folder, left_alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "empty pointer"])
+def test_F2_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    killed: Path, left_alone: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = shutil.copytree(killed, tmp_path / "again")
+    before, newest = steps_saved(folder)[-2:]
+    (checkpoint,) = folder.glob(f".checkpoints/*/step-{newest:08d}")
+    shard = checkpoint / "shard-00000-of-00001.safetensors"
+    if damage == "flipped bit":
+        content = bytearray(shard.read_bytes())
+        content[-100] ^= 4
+        shard.write_bytes(content)
+    elif damage == "truncated":
+        os.truncate(shard, shard.stat().st_size - 1)
+    elif damage == "missing":
+        shard.unlink()
+    else:
+        (checkpoint.parent / POINTER).write_text("")
+    output = finish(folder)
+    named = POINTER if damage == "empty pointer" else f"{checkpoint.name} is damaged ({shard.name}"
+    taken = newest if damage == "empty pointer" else before
+    assert named in output
+    assert f"goes on from step {taken} " in output
+    assert_same(folder, left_alone)
+
+
+def test_F3_sigterm_leaves_a_checkpoint_and_exit_code_75(left_alone: Path, tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "stopped")
+    process = run_until_saved(folder, STEPS // 3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, output
+    assert "Traceback" not in output
+    assert not still_training(folder)
+    assert not (folder / "pretrain").exists()
+    assert f"goes on from step {steps_saved(folder)[-1]} " in finish(folder)
+    assert_same(folder, left_alone)
