@@ -27,7 +27,7 @@ class LinearParams(Params):
     steps: int = Field(default=2000, ge=1, description="SGD steps; DINOv2 takes 12,500")
     batch_size: int = Field(default=256, ge=2, description="images a step")
     learning_rates: tuple[float, ...] = Field(
-        default=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
+        default=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
         min_length=1,
         description="grid; each is scaled by batch_size / 256",
     )

@@ -1,6 +1,7 @@
 """The training loop: batches in, averaged weights out. A step is applied whole or not at all."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from components.training.schedules import Schedules, StepValues
 from components.training.training_state import TrainingState
 
 _log = logging.getLogger(__name__)
+TELL_SECONDS = 60.0
 
 
 class Preempted(Exception):
@@ -102,7 +104,7 @@ class TrainingLoop:
         self._run = run
         self._name = name
         self._norms = GradientNorms([shard.name for shard in engine.shards], params.clip)
-        self._saved_at = time.monotonic()
+        self._saved_at = self._told_at = time.monotonic()
 
     def train(self, loader: Loader, standing: Standing) -> None:
         """Trains from where the run stands to its end and writes a last checkpoint.
@@ -194,6 +196,9 @@ class TrainingLoop:
 
     def _log_row(self, standing: Standing, values: StepValues, window: "_Window") -> None:
         row = standing.history.close(standing.step)
+        if dist.get_rank() == 0 and time.monotonic() - self._told_at >= TELL_SECONDS:
+            self._told_at = time.monotonic()
+            _log.info("step %d: loss %.4f", standing.step, row.get("loss", math.nan))
         if self._run is None:
             return
         scheduled = {
@@ -204,10 +209,9 @@ class TrainingLoop:
         }
         health = {"skipped_steps": standing.health.skipped}
         self._run.log_metrics({**row, **scheduled, **health, **window.rates()}, step=standing.step)
-        _log.debug("step %d: loss %.4f", standing.step, row.get("loss", float("nan")))
 
     def _shown(self, steps: range) -> Iterable[int]:
-        if self._run is None:
+        if dist.get_rank():
             return steps
         return progress(steps, total=len(steps), description=self._name, unit="step")
 

@@ -1,6 +1,7 @@
 """A job from its data to its artifact, as every training process runs it."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -78,8 +79,11 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, flo
         "total_steps": schedules.steps,
         "code": job.code,
     }
+    if run is not None:
+        run.set_tags({"device": job.device, **{name: str(recorded[name]) for name in ("processes", "zero_stage")}})
     _resume(state, job, standing, recorded)
     loop = TrainingLoop(engine, average, state, params, schedules, recorded=recorded, stop=stop, run=run, name=job.name)
+    _announce(job, params, engine, schedules)
     reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
     loader = CropLoader(
         reader,
@@ -117,6 +121,16 @@ def _objective(job: Job, params: TrainingParams) -> Objective:
         return distill.build(params, job.teacher)
     assert isinstance(params, pretrain.PretrainParams)
     return pretrain.build(params)
+
+
+def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Schedules) -> None:
+    if dist.get_rank() == 0:
+        weights = sum(math.prod(shard.shape) for shard in engine.shards)
+        _log.info(
+            "%s: %d steps of %d images, %.1f million weights, %s, ZeRO-%d, %d process(es) of %d thread(s) on %s",
+            *(job.name, schedules.steps, params.batch_size, weights / 1e6, params.engine.precision),
+            *(params.engine.zero_stage, job.processes, job.threads, job.device),
+        )
 
 
 def _write_result(job: Job, params: TrainingParams, averages: dict[str, Tensor], standing: Standing) -> None:

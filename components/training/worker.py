@@ -4,8 +4,10 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -44,13 +46,20 @@ def main(spec: Path) -> None:
         answer = Answer.of_error(error)
     except Preempted:
         answer = Answer(PREEMPTED_EXIT_CODE, {})
+    except BaseException:
+        traceback.print_exc()
+        _leave(1)
     if answer.code or dist.get_rank() == 0:
         answer.write(spec.parent)
+    _leave(answer.code)
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends at once: after an error the other processes may never answer a collective again."""
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
-    # At once: after an error the other processes may never answer a collective again.
-    os._exit(answer.code)
+    os._exit(code)
 
 
 if __name__ == "__main__":

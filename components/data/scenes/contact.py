@@ -95,7 +95,7 @@ def _picture(values: NDArray[Any]) -> Picture:
 
 def main(arguments: Sequence[str]) -> None:
     """Write the sheet of the default set to the path given."""
-    sheet = contact_sheet(ScenesSpec()).quantize(128, dither=Image.Dither.NONE)
+    sheet = contact_sheet(ScenesSpec()).quantize(256, method=Image.Quantize.FASTOCTREE)
     sheet.save(Path(arguments[0]), optimize=True)
 
 

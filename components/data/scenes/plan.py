@@ -20,8 +20,8 @@ Kind = Literal["image", "copy", "leak", "off_topic", "broken", "negative"]
 BLOCK = 100
 PNG_SHARE = 0.03
 NEGATIVE_KINDS = ("scene", "pose", "colours", "background")
-"""Same instance in much the same pose in another scene; same instance and scene in another pose; another instance of the class
-with the same colours; another object before the same background. Frames of a clip come on top, as `frame`."""
+"""Same instance in much the same pose in another scene; same instance and scene in another pose; another instance of
+the class with the same colours; another object before the same background. Frames of a clip come on top, as `frame`."""
 UNSEEN_SHARE = 0.25
 """Instances that only the eval part shows, for each one that the train part shows."""
 
