@@ -35,7 +35,14 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
 
 
 def report(
-    target: str, what: str, *, ratio: float, bound: str, holds: bool, figures: dict[str, object], name: str | None = None
+    target: str,
+    what: str,
+    *,
+    ratio: float,
+    bound: str,
+    holds: bool,
+    figures: dict[str, object],
+    name: str | None = None,
 ) -> None:
     """Writes results/NAME.json and prints the same object as the last line."""
     result = {

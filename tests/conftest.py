@@ -9,8 +9,8 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from components.settings import Settings, get_settings, quiet_environment  # noqa: E402
-from components.tracking import initialise_database  # noqa: E402
+from components.settings import Settings, get_settings, quiet_environment
+from components.tracking import initialise_database
 
 quiet_environment()
 

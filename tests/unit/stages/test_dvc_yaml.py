@@ -24,7 +24,7 @@ SURROUNDINGS = (
     "components.stages.lifeline",
 )
 # modules that a stage starts as processes of their own
-STARTED = {name: ("components.training.worker", "components.training.agent") for name in ("pretrain", "distill")}
+STARTED = dict.fromkeys(("pretrain", "distill"), ("components.training.worker", "components.training.agent"))
 
 
 @pytest.fixture(scope="module")
