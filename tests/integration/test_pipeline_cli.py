@@ -129,6 +129,7 @@ def test_what_a_stage_finds_wrong_is_the_last_line_and_exit_code_2(small: Path, 
     assert "exited with" not in done.stderr
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_a_stage_is_that_of_the_command(small: Path, server: dict[str, str]) -> None:
     (small / "first.py").write_text("import sys; print('a reason', file=sys.stderr); sys.exit(3)")
     start = time.monotonic()

@@ -20,14 +20,19 @@ def test_a_folder_appears_only_when_the_block_succeeds(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["out"]
 
 
+def fail_half_way(target: Path) -> None:
+    with publish(target) as partial:
+        partial.mkdir()
+        (partial / "new").write_text("new")
+        raise RuntimeError
+
+
 def test_a_failure_leaves_the_old_state_and_no_leftover(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
     (target / "old").write_text("old")
-    with pytest.raises(RuntimeError), publish(target) as partial:
-        partial.mkdir()
-        (partial / "new").write_text("new")
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        fail_half_way(target)
     assert os.listdir(tmp_path) == ["out"]
     assert os.listdir(target) == ["old"]
 

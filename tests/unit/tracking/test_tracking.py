@@ -78,10 +78,9 @@ def test_lines_sent_but_not_marked_are_not_counted_twice(settings: Settings) -> 
 
 
 def test_a_worker_joins_the_run_of_its_stage(settings: Settings) -> None:
-    with start_run("pretrain", params={}, settings=settings) as run:
-        with attach_run(run.key, settings=settings) as joined:
-            joined.log_metrics({"loss": 3.0}, 7)
-            assert joined.run_id == run.run_id
+    with start_run("pretrain", params={}, settings=settings) as run, attach_run(run.key, settings=settings) as joined:
+        joined.log_metrics({"loss": 3.0}, 7)
+        assert joined.run_id == run.run_id
     (found,) = runs(settings)
     assert found.data.metrics["loss"] == 3.0
     assert found.info.status == "FINISHED"
