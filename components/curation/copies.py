@@ -16,15 +16,17 @@ from torch import Tensor
 from components.features.agreement import agreement, local_correlation
 from components.features.alignment import align
 from components.features.registration import Placement, locate, registration_planes
-from components.features.thumbnails import FLAT, contrast, opponent_planes
+from components.features.thumbnails import opponent_planes
 from components.tracking import progress
 
 CORRELATION = 0.6
 """Coarse correlation from which on a pair is aligned; 99 % of the planted copies reach it."""
 LEAST_CROP, LARGEST_CROP = 0.74, 1.06
 """Sides of a crop that still is a copy, of the whole picture's."""
+PLAIN = 0.012
+"""Deviation of luminance and of each colour, of its range, below which a picture has no content to register."""
 PLAIN_DIFFERENCE = 0.03
-"""Difference of mean colour, of its range, up to which two pictures without content are the same."""
+"""Difference of mean colour, of its range, up to which two plain pictures are the same."""
 FINE_SIDE = 64
 FINE_CORRELATION = 0.7
 """Local correlation of copies at least; 98 % of the planted copies reach it, a third of the frames of one street."""
@@ -69,7 +71,7 @@ def compare(
         small = torch.from_numpy(thumbnails[used]).to(device)
         placement = locate(registration_planes(small), torch.from_numpy(local.reshape(-1, 2)).to(device))
         score = _agreement(small, placement)
-        close = ((score >= least) & ~_flat(small)[placement.outer]).nonzero()[:, 0]
+        close = ((score >= least) & ~_plain(small)[placement.outer]).nonzero()[:, 0]
         score[close] *= _matches(placement[close], used, fine) if len(close) else 1.0
         scores[rows], mirrored[rows] = score.cpu().numpy(), placement.mirrored.cpu().numpy()
     return Copies(pairs, scores, mirrored)
@@ -84,14 +86,14 @@ def _agreement(thumbnails: UInt8[Tensor, "n side side 3"], placement: Placement)
         scale = aligned.placement.scale
         is_crop = ((scale >= LEAST_CROP) & (scale <= LARGEST_CROP)).all(dim=1)
         scores[rows] = agreement(aligned) * is_crop
-    flat, colour = _flat(thumbnails), opponent_planes(thumbnails).mean(dim=(2, 3))
+    plain, colour = _plain(thumbnails), opponent_planes(thumbnails).mean(dim=(2, 3))
     one, other = placement.outer, placement.inner
     alike = (colour[one] - colour[other]).abs().amax(dim=1) < PLAIN_DIFFERENCE
-    return torch.where(flat[one] | flat[other], (flat[one] & flat[other] & alike).float(), scores)
+    return torch.where(plain[one] | plain[other], (plain[one] & plain[other] & alike).float(), scores)
 
 
-def _flat(thumbnails: UInt8[Tensor, "n side side 3"]) -> Bool[Tensor, " n"]:
-    return contrast(opponent_planes(thumbnails)) < FLAT
+def _plain(thumbnails: UInt8[Tensor, "n side side 3"]) -> Bool[Tensor, " n"]:
+    return opponent_planes(thumbnails).std(dim=(2, 3), correction=0).amax(dim=1) < PLAIN
 
 
 def _matches(placement: Placement, used: Int[np.ndarray, " n"], fine: FineThumbnails) -> Float[Tensor, " pairs"]:

@@ -11,13 +11,15 @@ from components.data.decoding import decode_rgb
 from components.features.thumbnails import Reader
 
 T = TypeVar("T")
+Cell = tuple[str, str, bool]
+"""Id, caption, whether it is struck out."""
 TILE, GAP, CAPTION = 96, 6, 14
-COLUMNS, ROWS = 8, 12
+COLUMNS, GROUPS = 10, 40
 PAPER, INK, STRUCK = (255, 255, 255), (60, 60, 60), (220, 40, 40)
 
 
 def duplicate_sheet(groups: pa.Table, reader: Reader, path: Path) -> bool:
-    """Draw a sample of the groups of duplicates, one a row: the kept image first, then those that go, struck out.
+    """Draw a sample of the groups of duplicates: of each the kept image first, then those that go, struck out.
 
     Args:
         groups: `id`, `component`, `kept`, `reason` of the training images.
@@ -31,9 +33,8 @@ def duplicate_sheet(groups: pa.Table, reader: Reader, path: Path) -> bool:
     for row in groups.to_pylist():
         if row["reason"] in ("representative", "duplicate"):
             members.setdefault(row["component"], []).append((not row["kept"], row["id"]))
-    rows = [sorted(ones)[:COLUMNS] for _, ones in _spread(sorted(members.items()), ROWS)]
-    cells = [[(one, "out" if gone else "kept", gone) for gone, one in row] for row in rows]
-    return _draw(cells, reader, path)
+    shown = [sorted(ones)[:COLUMNS] for _, ones in _spread(sorted(members.items()), GROUPS)]
+    return _draw([[(one, "out" if gone else "kept", gone) for gone, one in group] for group in shown], reader, path)
 
 
 def leak_sheet(pairs: pa.Table, evaluation: set[str], reader: Reader, path: Path) -> bool:
@@ -48,18 +49,14 @@ def leak_sheet(pairs: pa.Table, evaluation: set[str], reader: Reader, path: Path
     Returns:
         Whether there was anything to draw.
     """
-    found = []
+    found: list[list[Cell]] = []
     for row in pairs.to_pylist():
         first, second = row["first"], row["second"]
         if (first in evaluation) != (second in evaluation):
             held_out, training = (first, second) if first in evaluation else (second, first)
             caption = f"agreement {row['agreement']:.2f}"
             found.append([(held_out, "evaluation", False), (training, caption, True)])
-    found = _spread(found, ROWS * COLUMNS // 2)
-    across = COLUMNS // 2
-    starts = range(0, len(found), across)
-    cells = [[cell for leak in found[first : first + across] for cell in leak] for first in starts]
-    return _draw(cells, reader, path)
+    return _draw(_spread(found, GROUPS), reader, path)
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
@@ -69,16 +66,22 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def _draw(cells: list[list[tuple[str, str, bool]]], reader: Reader, path: Path) -> bool:
-    if not cells:
+def _draw(groups: list[list[Cell]], reader: Reader, path: Path) -> bool:
+    """Set groups side by side in lines of `COLUMNS` tiles; a group is never broken."""
+    if not groups:
         return False
-    across, down = max(len(row) for row in cells), len(cells)
+    places, x, y = [], 0, 0
+    for group in groups:
+        if x and x + len(group) > COLUMNS:
+            x, y = 0, y + 1
+        places.append((x, y))
+        x += len(group)
     height = TILE + CAPTION + GAP
-    sheet = Image.new("RGB", (across * (TILE + GAP) + GAP, down * height + GAP), PAPER)
+    sheet = Image.new("RGB", (COLUMNS * (TILE + GAP) + GAP, (y + 1) * height + GAP), PAPER)
     pen = ImageDraw.Draw(sheet)
-    for y, row in enumerate(cells):
-        for x, (one, caption, struck) in enumerate(row):
-            left, top = GAP + x * (TILE + GAP), GAP + y * height
+    for (x, y), group in zip(places, groups, strict=True):
+        for number, (one, caption, struck) in enumerate(group):
+            left, top = GAP + (x + number) * (TILE + GAP), GAP + y * height
             sheet.paste(_tile(reader, one), (left, top))
             pen.text((left, top + TILE + 1), caption, fill=INK)
             if struck:

@@ -16,8 +16,8 @@ from components.tracking import progress
 SIDE = 32
 """Side of a thumbnail, pixels. Pictures are squashed to squares: a crop keeps its place in relative coordinates."""
 
-FLAT = 0.02
-"""Standard deviation of luminance, of its range, below which a picture has no content to compare."""
+LEAST_CONTRAST = 0.02
+"""Standard deviation of luminance, of its range, above which noise is not raised by normalising."""
 
 CHUNK = 1024
 """Pictures decoded ahead at most."""
@@ -70,16 +70,11 @@ def opponent_planes(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor,
     return torch.stack([(red + green + blue) / 3.0, (red - blue) / 2.0, (2.0 * green - red - blue) / 4.0], dim=1)
 
 
-def contrast(planes: Float[Tensor, "n 3 side side"]) -> Float[Tensor, " n"]:
-    """Return the standard deviation of luminance."""
-    return planes[:, 0].std(dim=(1, 2), correction=0)
-
-
 def normalise_contrast(planes: Float[Tensor, "n 3 side side"]) -> Float[Tensor, "n 3 side side"]:
     """Make luminance zero-mean and of unit deviation, and divide colour by the same deviation.
 
     Brightness and contrast of the whole picture cancel; its hues remain.
     """
-    deviation = contrast(planes).clamp_min(FLAT)[:, None, None, None]
+    deviation = planes[:, :1].std(dim=(2, 3), correction=0, keepdim=True).clamp_min(LEAST_CONTRAST)
     mean = planes[:, :1].mean(dim=(2, 3), keepdim=True)
     return torch.cat([planes[:, :1] - mean, planes[:, 1:]], dim=1) / deviation

@@ -1,0 +1,116 @@
+"""Candidate against champion on real manifests and a real registry."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from artifacts import evaluation, make_artifact
+
+from components.data.ingest import build_manifest
+from components.data.manifest import Manifest
+from components.data.snapshot import take_snapshot
+from components.data.tables import write_table
+from components.errors import UserError
+from components.registry.promotion import history
+from components.registry.registration import register
+from components.registry.versions import CHAMPION, by_alias
+from components.settings import Settings, get_settings
+from components.stages import paths
+from components.stages.params import PipelineParams, parse_params
+from flows.promotion import decide, measure_again, promote_version, roll_back
+from flows.snapshot import refresh_embedder
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def params() -> PipelineParams:
+    text = (ROOT / "params.yaml").read_text().replace("source: scenes", "source: scenes?images=60&eval=30&classes=2")
+    return parse_params(text, where="params.yaml")
+
+
+@pytest.fixture
+def settings(project: Path, empty_database: Path) -> Settings:
+    shutil.copy(empty_database, project / "mlflow.db")
+    return get_settings()
+
+
+def curate(params: PipelineParams, settings: Settings) -> None:
+    lock = take_snapshot(params.snapshot, settings)
+    build_manifest(lock, params.ingest, paths.MANIFEST, paths.SHARDS, settings)
+    kept = Manifest.load(paths.MANIFEST).images.select(["id"])
+    paths.DEDUP.mkdir(parents=True)
+    write_table(kept, paths.DEDUP / "kept.parquet")
+
+
+def champion_of(settings: Settings) -> str | None:
+    found = by_alias(CHAMPION, settings)
+    return found and found.version
+
+
+def add(settings: Settings, seed: int, score: float, images: str = "a") -> None:
+    told = evaluation(score, images={"queries": images * 64, "bank": images * 64})
+    register(make_artifact(settings.root / f"artifact{seed}", seed, evaluation=told), settings)
+
+
+def test_the_gate_decides_and_can_be_overruled_and_the_way_back_is_open(
+    params: PipelineParams, settings: Settings
+) -> None:
+    with pytest.raises(UserError, match="there is no candidate"):
+        promote_version(params, settings, None, force=False)
+    add(settings, 1, 0.5)
+    promote_version(params, settings, None, force=False)
+    with pytest.raises(UserError, match="champion already"):
+        promote_version(params, settings, None, force=True)
+    add(settings, 2, 0.4)
+    with pytest.raises(UserError, match=r"version 2 is not promoted: knn.top1 40.0 % is worse .* --force"):
+        promote_version(params, settings, None, force=False)
+    assert champion_of(settings) == "1"
+    promote_version(params, settings, "2", force=True)
+    assert champion_of(settings) == "2"
+    assert history(settings)[-1].reason.startswith("forced, by hand, gate refused")
+    roll_back(settings)
+    assert champion_of(settings) == "1"
+
+
+def test_a_champion_scored_on_other_images_is_scored_again_on_the_candidates(
+    params: PipelineParams, settings: Settings
+) -> None:
+    curate(params, settings)
+    add(settings, 1, 0.99, images="a")
+    promote_version(params, settings, None, force=False)
+    add(settings, 2, 0.98, images="b")
+    decision = decide(params, settings)
+    assert decision.champion is not None
+    again = measure_again(decision.champion, params, settings)
+    assert again is not None
+    assert 0 < again["knn.top1.low"] < again["knn.top1"] < 0.98, "a backbone with random weights is no champion"
+    assert decision.result.passed
+    assert decision.result.comparable
+    assert f"the champion's {100 * again['knn.top1']:.1f} %" in str(decision.result)
+
+
+def test_the_embedder_is_the_champion_once_there_is_one_but_old_images_are_not_curated_again(
+    params: PipelineParams, settings: Settings
+) -> None:
+    lock = settings.root / paths.EMBEDDER_LOCK
+    assert refresh_embedder(params, settings, always=False) is not None
+    builtin = lock.read_text()
+    assert '"builtin"' in builtin
+    add(settings, 1, 0.5)
+    assert refresh_embedder(params, settings, always=True) is None, "a candidate is no champion"
+    promote_version(params, settings, None, force=False)
+    assert refresh_embedder(params, settings, always=False) is None
+    assert lock.read_text() == builtin
+    assert refresh_embedder(params, settings, always=True) == "models:/backbone/1 1"
+    assert "models:/backbone/1" in lock.read_text()
+    assert refresh_embedder(params, settings, always=True) is None
+
+
+def test_while_the_registry_is_away_the_embedder_stays_as_it_was(params: PipelineParams, settings: Settings) -> None:
+    away = settings.model_copy(update={"mlflow_uri": "http://127.0.0.1:9"})
+    assert refresh_embedder(params, away, always=True) is not None
+    before = (settings.root / paths.EMBEDDER_LOCK).read_text()
+    assert '"builtin"' in before
+    assert refresh_embedder(params, away, always=True) is None
+    assert (settings.root / paths.EMBEDDER_LOCK).read_text() == before
