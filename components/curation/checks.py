@@ -1,10 +1,11 @@
 """Is this data fit to use: a Great Expectations suite over the manifest's tables."""
 
 import logging
-from collections.abc import Mapping
+from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.data.decoding import FORMATS
 from components.data.manifest import Manifest
@@ -12,104 +13,209 @@ from components.errors import UserError
 from components.parameters import Params
 
 SHOWN_ROWS = 5
+LONGEST_LABEL = 200
 
 
 class ValidateParams(Params):
     """What a manifest must satisfy."""
 
-    min_images: int = Field(2, ge=2, description="readable training images at least")
-    max_quarantined: float = Field(0.2, ge=0, le=1, description="share of images that may be quarantined")
-    min_side: int = Field(1, ge=1, description="shorter side of a readable image at least, pixels")
-    max_aspect: float = Field(100.0, ge=1, description="longer side over shorter side at most")
+    min_images: int = Field(2, ge=1, description="readable training images at least")
+    min_eval_images: int = Field(1, ge=1, description="readable evaluation images at least")
+    max_quarantined: float = Field(0.2, ge=0, le=1, description="share of the images that may be quarantined")
+    min_side: int = Field(8, ge=1, description="shorter side of a readable image at least, pixels")
+    max_side: int = Field(50_000, ge=1, description="longer side of a readable image at most, pixels")
+    max_aspect: float = Field(50.0, ge=1, description="longer side over shorter side of a readable image at most")
+
+    @model_validator(mode="after")
+    def _check_sides(self) -> "ValidateParams":
+        if self.max_side < self.min_side:
+            raise ValueError("max_side is below min_side; raise it")
+        return self
 
 
-def check_manifest(manifest: Manifest, params: ValidateParams) -> list[dict[str, Any]]:
-    """Runs the suite.
+@dataclass(frozen=True)
+class CheckResult:
+    """What one expectation found; it depends on nothing but the data and the bounds."""
+
+    table: str
+    meaning: str
+    expectation: str
+    success: bool
+    observed: float | str | None
+    unexpected: int
+    """Rows that fail."""
+    examples: tuple[str, ...]
+    """A few of them, by name."""
+
+
+def check_manifest(manifest: Manifest, params: ValidateParams) -> list[CheckResult]:
+    """Run the suite.
 
     Args:
         manifest: the tables.
         params: bounds.
 
     Returns:
-        One entry an expectation: `table`, `expectation`, `column`, `success`, `observed`, `unexpected` (a few values).
+        One result an expectation, in a fixed order.
     """
     import great_expectations as gx
 
-    for noisy in ("great_expectations", "great_expectations.core.batch"):
+    for noisy in ("great_expectations", "great_expectations.expectations.registry"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = {"globally": False}
     source = context.data_sources.add_pandas("manifest")
-    expect = gx.expectations
-    suites = {
-        "images": [
-            expect.ExpectColumnValuesToBeUnique(column="id"),
-            expect.ExpectColumnValuesToMatchRegex(column="id", regex="^[0-9a-f]{64}$"),
-            expect.ExpectColumnValuesToBeInSet(column="status", value_set=["ok", "quarantined"]),
-        ],
-        "readable": [
-            expect.ExpectTableRowCountToBeBetween(min_value=params.min_images),
-            expect.ExpectColumnValuesToBeInSet(column="format", value_set=list(FORMATS)),
-            expect.ExpectColumnValuesToBeBetween(column="short_side", min_value=params.min_side),
-            expect.ExpectColumnValuesToBeBetween(column="aspect", max_value=params.max_aspect),
-            expect.ExpectColumnValuesToNotBeNull(column="phash"),
-            expect.ExpectColumnValuesToNotBeNull(column="shard"),
-        ],
-        "sources": [
-            expect.ExpectColumnValuesToNotBeNull(column="uri"),
-            expect.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "eval"]),
-        ],
-        "quarantine": [expect.ExpectColumnValuesToBeBetween(column="share", max_value=params.max_quarantined)],
-    }
+    tables = _tables(manifest)
+    assets = {name: source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all") for name in tables}
     results = []
-    for name, table in _tables(manifest).items():
-        definition = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all")
-        batch = definition.get_batch(batch_parameters={"dataframe": table})
-        for expectation in suites[name]:
-            results.append(_plain(name, batch.validate(expectation)))
+    for name, meaning, expectation in _suite(gx.expectations, params):
+        batch = assets[name].get_batch(batch_parameters={"dataframe": tables[name]})
+        index = {"result_format": "COMPLETE", "unexpected_index_column_names": ["name"]}
+        results.append(_result(name, meaning, batch.validate(expectation, result_format=index)))
     return results
 
 
-def require(results: list[dict[str, Any]]) -> None:
-    """Stops at the first failed expectation.
+def _suite(expect: Any, params: ValidateParams) -> list[tuple[str, str, Any]]:
+    """Table, meaning and expectation."""
+    return [
+        ("images", "every image has one row", expect.ExpectColumnValuesToBeUnique(column="id")),
+        ("images", "ids are SHA-256", expect.ExpectColumnValuesToMatchRegex(column="id", regex="^[0-9a-f]{64}$")),
+        (
+            "images",
+            "an image is read or quarantined",
+            expect.ExpectColumnValuesToBeInSet(column="status", value_set=["ok", "quarantined"]),
+        ),
+        (
+            "quarantine",
+            f"at most {100 * params.max_quarantined:g} % of the images are quarantined",
+            expect.ExpectColumnValuesToBeBetween(column="share", max_value=params.max_quarantined),
+        ),
+        (
+            "training",
+            f"at least {params.min_images} training images can be read",
+            expect.ExpectTableRowCountToBeBetween(min_value=params.min_images),
+        ),
+        (
+            "evaluation",
+            f"at least {params.min_eval_images} evaluation images can be read",
+            expect.ExpectTableRowCountToBeBetween(min_value=params.min_eval_images),
+        ),
+        (
+            "readable",
+            "formats are known",
+            expect.ExpectColumnValuesToBeInSet(column="format", value_set=list(FORMATS)),
+        ),
+        (
+            "readable",
+            f"shorter sides have {params.min_side} pixels at least",
+            expect.ExpectColumnValuesToBeBetween(column="short_side", min_value=params.min_side),
+        ),
+        (
+            "readable",
+            f"longer sides have {params.max_side} pixels at most",
+            expect.ExpectColumnValuesToBeBetween(column="long_side", max_value=params.max_side),
+        ),
+        (
+            "readable",
+            f"longer sides are at most {params.max_aspect:g} times the shorter",
+            expect.ExpectColumnValuesToBeBetween(column="aspect", max_value=params.max_aspect),
+        ),
+        ("readable", "every image has a perceptual hash", expect.ExpectColumnValuesToNotBeNull(column="phash")),
+        ("readable", "every image is in a shard", expect.ExpectColumnValuesToNotBeNull(column="shard")),
+        (
+            "readable",
+            "every image has bytes in its shard",
+            expect.ExpectColumnValuesToBeBetween(column="nbytes", min_value=1),
+        ),
+        (
+            "sources",
+            "every object is of the training or the evaluation part",
+            expect.ExpectColumnValuesToBeInSet(column="split", value_set=["train", "eval"]),
+        ),
+        ("sources", "every object has a source", expect.ExpectColumnValuesToNotBeNull(column="uri")),
+        (
+            "sources",
+            f"labels have 1 to {LONGEST_LABEL} characters",
+            expect.ExpectColumnValueLengthsToBeBetween(column="label", min_value=1, max_value=LONGEST_LABEL),
+        ),
+    ]
+
+
+def require(results: list[CheckResult]) -> None:
+    """Stop at the first failed expectation.
 
     Raises:
-        UserError: naming the expectation, what was seen and some rows.
+        UserError: naming what must hold, the expectation, what was seen and some rows.
     """
     for result in results:
-        if not result["success"]:
-            shown = f", for example {', '.join(map(str, result['unexpected']))}" if result["unexpected"] else ""
-            observed = f" (observed {result['observed']})" if result["observed"] is not None else ""
-            raise UserError(
-                f"the manifest is not fit to use: {result['expectation']} on {result['table']}.{result['column']}"
-                f"{observed}{shown}",
-                remedy="mend the source, or the bounds under 'validate' in params.yaml",
-            )
+        if result.success:
+            continue
+        seen = f" (observed {result.observed})" if result.observed is not None else ""
+        rows = f" fails for {result.unexpected} rows, such as {', '.join(result.examples)}" if result.examples else ""
+        raise UserError(
+            f"the images are not fit to use: '{result.meaning}'{rows}{seen} [{result.expectation} on {result.table}]",
+            remedy="mend the source, or the bounds under 'validate' in params.yaml",
+        )
+
+
+def report(results: list[CheckResult]) -> list[dict[str, Any]]:
+    """Results as plain values for JSON."""
+    return [asdict(result) for result in results]
+
+
+def quarantine_table(manifest: Manifest) -> str:
+    """Return the reasons of the quarantine as a Markdown table: how many images, and some of their names."""
+    names = _names(manifest)
+    rows = manifest.images.select(["id", "status", "reason"]).to_pylist()
+    gone = [row for row in rows if row["status"] != "ok"]
+    lines = ["| reason | images | such as |", "|---|---|---|"]
+    for reason, count in sorted(Counter(row["reason"] for row in gone).items()):
+        examples = sorted(names.get(row["id"], row["id"]) for row in gone if row["reason"] == reason)[:SHOWN_ROWS]
+        lines.append(f"| {reason} | {count} | {', '.join(f'`{name}`' for name in examples)} |")
+    return "\n".join(lines) + "\n" if gone else "No image is quarantined.\n"
+
+
+def _names(manifest: Manifest) -> dict[str, str]:
+    """The first name of each image in its source."""
+    pairs = zip(manifest.sources["id"].to_pylist(), manifest.sources["name"].to_pylist(), strict=True)
+    return dict(reversed(list(pairs)))
 
 
 def _tables(manifest: Manifest) -> dict[str, Any]:
+    """Data frames to check, each with the column `name` that a person finds an image by."""
+    names = _names(manifest)
     images = manifest.images.to_pandas()
-    readable = images[images["status"] == "ok"].merge(manifest.locations.to_pandas()[["id", "shard"]], how="left")
+    images["name"] = [names.get(one, one) for one in images["id"]]
+    locations = manifest.locations.to_pandas()[["id", "shard", "nbytes"]]
+    readable = images[images["status"] == "ok"].merge(locations, how="left", on="id")
     readable["short_side"] = readable[["width", "height"]].min(axis=1)
-    readable["aspect"] = readable[["width", "height"]].max(axis=1) / readable["short_side"]
-    share = 1.0 - len(readable) / max(len(images), 1)
+    readable["long_side"] = readable[["width", "height"]].max(axis=1)
+    readable["aspect"] = readable["long_side"] / readable["short_side"]
+    quarantine = images.head(1)[["name"]].assign(name="all images", share=1.0 - len(readable) / max(len(images), 1))
     return {
         "images": images,
+        "quarantine": quarantine,
         "readable": readable,
+        "training": readable[readable["id"].isin(manifest.ids("train"))],
+        "evaluation": readable[readable["id"].isin(manifest.ids("eval"))],
         "sources": manifest.sources.to_pandas(),
-        "quarantine": images.head(1).assign(share=share)[["share"]],
     }
 
 
-def _plain(table: str, result: Any) -> dict[str, Any]:
-    """What of a result depends on the data alone: no run id, no time."""
-    values: Mapping[str, Any] = result.result or {}
+def _result(table: str, meaning: str, outcome: Any) -> CheckResult:
+    """What of an outcome depends on the data alone: no run id, no time."""
+    values: dict[str, Any] = dict(outcome.result or {})
     observed = values.get("observed_value")
-    return {
-        "table": table,
-        "expectation": result.expectation_config.type,
-        "column": result.expectation_config.kwargs.get("column", "*"),
-        "success": bool(result.success),
-        "observed": observed if isinstance(observed, (int, float, str)) else None,
-        "unexpected": [str(value) for value in values.get("partial_unexpected_list", [])[:SHOWN_ROWS]],
-    }
+    rows = values.get("unexpected_index_list") or []
+    unexpected = values.get("unexpected_list") or []
+    if observed is None and len(unexpected) == 1 and isinstance(unexpected[0], (int, float)):
+        observed = unexpected[0]
+    return CheckResult(
+        table=table,
+        meaning=meaning,
+        expectation=str(outcome.expectation_config.type),
+        success=bool(outcome.success),
+        observed=round(float(observed), 4) if isinstance(observed, (int, float)) else observed,
+        unexpected=int(values.get("unexpected_count") or 0),
+        examples=tuple(sorted({str(row["name"]) for row in rows})[:SHOWN_ROWS]),
+    )

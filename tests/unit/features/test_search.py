@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from components.features import search
+from components.features.search import neighbour_pairs, pairs_above, top_k
+
+
+@pytest.fixture
+def vectors() -> torch.Tensor:
+    found = torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
+    return found / found.norm(dim=1, keepdim=True)
+
+
+@pytest.fixture(params=[(7, 11), (64, 64), (2048, 8192)])
+def _blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "QUERY_BLOCK", request.param[0])
+    monkeypatch.setattr(search, "BASE_BLOCK", request.param[1])
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_top_k_is_exact_whatever_the_blocks(vectors: torch.Tensor) -> None:
+    values, positions = top_k(vectors[:20], vectors, 5)
+    expected = (vectors[:20] @ vectors.T).topk(5)
+    assert torch.equal(positions, expected.indices)
+    assert torch.allclose(values, expected.values)
+
+
+def test_top_k_returns_no_more_than_there_is(vectors: torch.Tensor) -> None:
+    values, positions = top_k(vectors[:4], vectors[:3], 10)
+    assert values.shape == positions.shape == (4, 3)
+    assert top_k(vectors[:0], vectors, 3)[0].shape == (0, 3)
+    assert top_k(vectors, vectors[:0], 3)[0].shape == (300, 0)
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_pairs_above_finds_every_pair_once(vectors: torch.Tensor) -> None:
+    pairs, values = pairs_above(vectors, 0.5)
+    similarity = vectors @ vectors.T
+    expected = [(i, j) for i in range(300) for j in range(i + 1, 300) if similarity[i, j] >= 0.5]
+    assert [tuple(pair) for pair in pairs.tolist()] == expected
+    assert torch.allclose(values, similarity[pairs[:, 0], pairs[:, 1]])
+
+
+@pytest.mark.usefixtures("_blocks")
+def test_pairs_above_between_two_sets_are_all_of_them(vectors: torch.Tensor) -> None:
+    pairs, _ = pairs_above(vectors[100:], 0.5, vectors[:100])
+    expected = (vectors[:100] @ vectors[100:].T >= 0.5).nonzero()
+    assert torch.equal(pairs, expected)
+
+
+def test_no_vectors_have_no_pairs() -> None:
+    pairs, values = pairs_above(torch.zeros(0, 4), 0.0)
+    assert pairs.shape == (0, 2)
+    assert values.shape == (0,)
+
+
+def test_neighbour_pairs_are_sorted_and_without_the_image_itself(vectors: torch.Tensor) -> None:
+    twins = torch.cat([vectors[:50], vectors[:50]])
+    pairs = neighbour_pairs(twins, 1).tolist()
+    assert pairs == [[number, number + 50] for number in range(50)]
