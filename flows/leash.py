@@ -2,9 +2,12 @@
 
 The child holds the reading end of a pipe whose writing end only its starter has. When the starter is gone, however it
 went, the kernel closes the pipe, and the child kills itself and everything below it. This is the module that runs in
-the child: `python -m flows.leash MODULE ARGUMENTS…` runs MODULE as `python -m MODULE` would. It imports nothing slow.
+the child: `python -m flows.leash MODULE IMPORT…` imports what is named, waits for one line of instructions on the
+pipe, and then runs MODULE as `python -m MODULE` would. It imports nothing slow itself.
 """
 
+import importlib
+import json
 import os
 import runpy
 import signal
@@ -12,17 +15,34 @@ import sys
 import threading
 from types import FrameType
 
+ORPHANED_EXIT_CODE = 137
+
 
 def main() -> None:
-    """Ties this process to the pipe on its standard input, then runs the module named by the arguments."""
+    """Ties this process to the pipe on its standard input, then runs the module as told."""
     pipe = os.dup(0)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    threading.Thread(target=_follow, args=(pipe,), name="leash", daemon=True).start()
     signal.signal(signal.SIGTERM, _on_sigterm)
-    sys.argv = sys.argv[1:]
-    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    module, *imports = sys.argv[1:]
+    for name in imports:
+        importlib.import_module(name)
+    told = json.loads(_first_line(pipe))
+    threading.Thread(target=_follow, args=(pipe,), name="leash", daemon=True).start()
+    os.environ.update(told["environment"])
+    sys.argv = [module, *told["arguments"]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _first_line(pipe: int) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(pipe, 1)
+        if not byte:
+            os._exit(ORPHANED_EXIT_CODE)
+        line += byte
+    return bytes(line)
 
 
 def _follow(pipe: int) -> None:

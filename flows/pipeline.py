@@ -1,7 +1,8 @@
 """The pipeline: DVC's graph, run phase by phase under Prefect, as one parent run in MLflow."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from prefect import Flow, flow, get_run_logger, task
@@ -15,8 +16,8 @@ from components.tracking import Run, start_run
 from components.tracking.locking import file_lock
 from flows.dvc_locks import clear_stale_locks
 from flows.graph import Phase, read_graph
-from flows.repro import Reproduced
-from flows.stage_task import run_stage, stage_run_id
+from flows.repro import Reproduced, Reproducer
+from flows.stage_task import reproducer, run_stage, stage_run_id
 from flows.status import stage_statuses
 from flows.terminal import current_terminal
 
@@ -64,21 +65,37 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
         current = {status.stage for status in stage_statuses(settings.root) if status.is_current}
         params = {"phases": [phase.name for phase in graph.phases], "retries": retries}
         with start_run("pipeline", params=params, tags={"stage": "pipeline"}, settings=settings) as run:
-            walk = _Walk(run, settings, current, retries, retry_delay_seconds)
-            for phase in graph.phases:
-                walk.flow_of(phase)()
+            waiting = [stage for stage in graph.stages if stage not in current]
+            walk = _Walk(run, settings, waiting, retries, retry_delay_seconds)
+            with _reproducer(settings, ahead=bool(waiting)):
+                for phase in graph.phases:
+                    walk.flow_of(phase)()
             return PipelineResult(tuple(walk.done), walk.version, time.monotonic() - start)
+
+
+@contextmanager
+def _reproducer(settings: Settings, *, ahead: bool) -> Iterator[None]:
+    """Makes the stages of this context run; the first DVC starts at once if it will be needed."""
+    terminal = current_terminal()
+    with Reproducer(settings.root, terminal=terminal is not None and terminal.is_interactive) as made:
+        if ahead:
+            made.prepare()
+        token = reproducer.set(made)
+        try:
+            yield
+        finally:
+            reproducer.reset(token)
 
 
 class _Walk:
     """One walk along the phases, and what it has brought so far."""
 
     def __init__(
-        self, run: Run, settings: Settings, current: set[str], retries: int, retry_delay_seconds: float
+        self, run: Run, settings: Settings, waiting: list[str], retries: int, retry_delay_seconds: float
     ) -> None:
         self._run = run
         self._settings = settings
-        self._current = current
+        self._waiting = waiting
         self._task = run_stage.with_options(retries=retries, retry_delay_seconds=retry_delay_seconds)
         self.done: list[Reproduced] = []
         self.version: str | None = None
@@ -96,8 +113,8 @@ class _Walk:
         for stage in stages:
             named = self._task.with_options(name=stage, task_run_name=stage)
             # DVC was asked once about all: each question to it costs the start of a process
-            is_current = stage in self._current
-            state = named(stage, self._parent_run_id, is_current, return_state=True)
+            is_current, is_last = stage not in self._waiting, [stage] == self._waiting[-1:]
+            state = named(stage, self._parent_run_id, is_current, is_last, return_state=True)
             done = state.result()
             assert isinstance(done, Reproduced)
             self._record(done)

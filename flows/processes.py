@@ -1,91 +1,46 @@
-"""Starting leashed child processes, reading what they print as it comes, and ending them with all below them."""
+"""Leashed child processes: started, ended with all below them, and read from."""
 
-import codecs
-import fcntl
+import json
 import os
-import pty
-import select
-import shutil
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-import tty
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
+from flows.output import Output, open_terminal, pass_on
+
 GRACE_SECONDS = 30.0
 """How long a stopped stage may write its checkpoint before it is killed."""
-POLL_SECONDS = 0.2
-CHUNK_BYTES = 65536
+POLL_SECONDS = 0.05
 MARK = "SELFSIGHT_LEASH"
 
 
-@dataclass(frozen=True)
-class Output:
-    """A piece of what a process prints: a whole line, or the present look of a progress bar."""
-
-    text: str
-    is_progress: bool = False
-
-
-class LineSplitter:
-    """Turns bytes into lines and progress; a carriage return starts a line over, as on a terminal."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._rest = ""
-
-    def feed(self, data: bytes, *, final: bool = False) -> list[Output]:
-        """What has become complete by `data`; with `final`, also what was left without an end of line."""
-        *lines, self._rest = (self._rest + self._decoder.decode(data, final)).split("\n")
-        found = [Output(_last_look(line)) for line in lines]
-        if final:
-            found += [Output(_last_look(self._rest))] if self._rest.strip() else []
-            self._rest = ""
-        elif "\r" in self._rest:
-            self._rest = "\r" + _last_look(self._rest)
-            found.append(Output(self._rest[1:], is_progress=True))
-        return found
-
-
-def _last_look(line: str) -> str:
-    return line.rstrip("\r").rsplit("\r", 1)[-1].rstrip()
-
-
 class Leashed:
-    """A process started as `python -m module arguments…`, tied to the life of this one.
+    """A process tied to the life of this one, which waits for its instructions with its imports done.
 
     It gets a session of its own, so that a key pressed on the terminal reaches only this process, and a mark in its
     environment by which everything it starts is found again, even where a parent in between has died.
 
     Args:
-        module: what to run.
-        arguments: its arguments.
-        environment: the whole environment of the child.
+        module: what it will run, as `python -m module`.
+        environment: its environment.
         folder: its working folder.
         output: file descriptor for both of its output streams.
+        imports: modules to import before the instructions come, because they take their time.
     """
 
     def __init__(
-        self,
-        module: str,
-        arguments: Sequence[str],
-        *,
-        environment: Mapping[str, str],
-        folder: Path,
-        output: int,
+        self, module: str, *, environment: Mapping[str, str], folder: Path, output: int, imports: Sequence[str] = ()
     ) -> None:
         self._mark = uuid.uuid4().hex
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flows.leash", module, *arguments],
+            [sys.executable, "-m", "flows.leash", module, *imports],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
@@ -93,6 +48,14 @@ class Leashed:
             env={**environment, "PATH": _path(environment), MARK: self._mark},
             start_new_session=True,
         )
+
+    def go(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Gives the instructions: the module's arguments, and what to add to its environment."""
+        pipe = self._process.stdin
+        assert pipe is not None
+        with suppress(BrokenPipeError):  # it has died, which whoever waits for it will find
+            pipe.write(json.dumps({"arguments": [*arguments], "environment": {**(environment or {})}}).encode() + b"\n")
+            pipe.flush()
 
     @property
     def ended(self) -> bool:
@@ -155,70 +118,61 @@ def _path(environment: Mapping[str, str]) -> str:
     return os.pathsep.join([str(Path(sys.executable).parent), environment.get("PATH", os.defpath)])
 
 
-def run_leashed(
-    module: str,
-    arguments: Sequence[str],
-    *,
-    environment: Mapping[str, str],
-    folder: Path,
-    on_output: Callable[[Output], None],
-    terminal: bool = False,
-) -> int:
-    """Runs a leashed module to its end, passing on what it prints.
+class Prepared:
+    """A leashed process with its own output, ready to run once.
 
     Args:
-        module: what to run.
-        arguments: its arguments.
-        environment: the whole environment of the child.
+        module: what it will run, as `python -m module`.
+        environment: its environment.
         folder: its working folder.
-        on_output: called with each line, and each look of a progress bar, as it comes.
-        terminal: give the child a pseudo-terminal, so that it shows progress bars.
-
-    Returns:
-        Its exit code, negative for a signal. Whatever interrupts the wait ends the process first, and is passed on.
+        imports: modules to import beforehand.
+        terminal: give it a pseudo-terminal, so that it shows progress bars.
     """
-    reader, writer = _open_terminal() if terminal else os.pipe()
-    try:
+
+    def __init__(
+        self,
+        module: str,
+        *,
+        environment: Mapping[str, str],
+        folder: Path,
+        imports: Sequence[str] = (),
+        terminal: bool = False,
+    ) -> None:
+        self._reader, writer = open_terminal() if terminal else os.pipe()
         try:
-            process = Leashed(module, arguments, environment=environment, folder=folder, output=writer)
+            self._process = Leashed(module, environment=environment, folder=folder, output=writer, imports=imports)
+        except BaseException:
+            os.close(self._reader)
+            raise
         finally:
             os.close(writer)
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        on_output: Callable[[Output], None],
+        environment: Mapping[str, str] | None = None,
+    ) -> int:
+        """Runs the module to its end, passing on what it prints.
+
+        Args:
+            arguments: of the module.
+            on_output: called with each line, and each look of a progress bar, as it comes.
+            environment: what to add to its environment.
+
+        Returns:
+            Its exit code, negative for a signal. Whatever interrupts the wait ends the process first, and is passed on.
+        """
         try:
-            _pump(process, reader, on_output)
+            self._process.go(arguments, environment)
+            pass_on(self._reader, lambda: self._process.ended, on_output)
         finally:
-            code = process.end()
+            code = self.discard()
         return code
-    finally:
-        os.close(reader)
 
-
-def _pump(process: Leashed, reader: int, on_output: Callable[[Output], None]) -> None:
-    """Reads until the process has ended; a descendant that keeps the stream open does not hold this up."""
-    splitter = LineSplitter()
-    while True:
-        ended = process.ended
-        readable = select.select([reader], [], [], 0 if ended else POLL_SECONDS)[0]
-        data = _read(reader) if readable else b""
-        for output in splitter.feed(data) if data else ():
-            on_output(output)
-        if not data and ended:
-            break
-        if not data and readable:  # it has closed its output, and goes on
-            time.sleep(POLL_SECONDS)
-    for output in splitter.feed(b"", final=True):
-        on_output(output)
-
-
-def _read(reader: int) -> bytes:
-    try:
-        return os.read(reader, CHUNK_BYTES)
-    except OSError:  # a pseudo-terminal answers EIO when its last writer is gone
-        return b""
-
-
-def _open_terminal() -> tuple[int, int]:
-    reader, writer = pty.openpty()
-    tty.setraw(writer)
-    size = shutil.get_terminal_size()
-    fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", size.lines, size.columns, 0, 0))
-    return reader, writer
+    def discard(self, grace: float = GRACE_SECONDS) -> int:
+        """Ends the process, whether it ran or not; as `Leashed.end`."""
+        try:
+            return self._process.end(grace)
+        finally:
+            os.close(self._reader)

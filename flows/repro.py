@@ -12,7 +12,8 @@ from typing import Any
 from components.errors import USER_ERROR_EXIT_CODE, UserError
 from components.settings import child_environment
 from flows.dvc_locks import BUSY, BUSY_REMEDY, BUSY_SIGNS
-from flows.processes import Output, run_leashed
+from flows.output import Output
+from flows.processes import Prepared
 
 DVC_CHATTER = (
     "Running stage ",
@@ -60,52 +61,92 @@ class Reproduced:
     seconds: float
 
 
-def repro(
-    stage: str,
-    *,
-    root: Path,
-    on_output: Callable[[Output], None],
-    parent_run_id: str | None = None,
-    terminal: bool = False,
-) -> Reproduced:
-    """Runs `dvc repro --single-item STAGE` as a child that ends when this process does.
+DVC_IMPORTS = ("dvc.cli.parser", "dvc.repo", "dvc.stage", "dvc.output", "dvc.repo.reproduce")
+"""What makes the start of DVC slow."""
+
+
+class Reproducer:
+    """Runs stages, each as `dvc repro --single-item STAGE` in a child that ends when this process does.
+
+    A next DVC is started, and has done its imports, while a stage works: nine stages would wait for five seconds.
 
     Args:
-        stage: its name in dvc.yaml.
         root: the project's root.
-        on_output: called with what the stage prints, as it comes, without DVC's own lines.
-        parent_run_id: MLflow run that the stage's own run belongs to.
-        terminal: let the stage show progress bars.
-
-    Raises:
-        UserError: if the stage ended with one; its message is the stage's.
-        StageError: if it failed otherwise.
+        terminal: let stages show progress bars.
     """
-    with tempfile.TemporaryDirectory(prefix="selfsight-") as folder:
-        exit_file = Path(folder) / "exit.json"
-        listener = _Listener(stage, exit_file, on_output)
+
+    def __init__(self, root: Path, *, terminal: bool = False) -> None:
+        self._root = root
+        self._terminal = terminal
+        self._next: Prepared | None = None
+
+    def __enter__(self) -> "Reproducer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._next is not None:
+            self._next.discard(grace=0)
+            self._next = None
+
+    def prepare(self) -> None:
+        """Starts the next DVC."""
+        if self._next is None:
+            self._next = Prepared(
+                "dvc", environment=child_environment(), folder=self._root, imports=DVC_IMPORTS, terminal=self._terminal
+            )
+
+    def repro(
+        self,
+        stage: str,
+        on_output: Callable[[Output], None],
+        *,
+        parent_run_id: str | None = None,
+        is_last: bool = False,
+    ) -> Reproduced:
+        """Brings one stage up to date.
+
+        Args:
+            stage: its name in dvc.yaml.
+            on_output: called with what the stage prints, as it comes, without DVC's own lines.
+            parent_run_id: MLflow run that the stage's own run belongs to.
+            is_last: no other stage follows, so that no next DVC is started.
+
+        Raises:
+            UserError: if the stage ended with one; its message is the stage's.
+            StageError: if it failed otherwise.
+        """
         start = time.monotonic()
-        environment = child_environment(
-            exit_file=str(exit_file), parent_run_id=parent_run_id, lifeline=str(os.getpid())
-        )
-        arguments = ["repro", "--single-item", stage]
-        code = run_leashed(
-            "dvc", arguments, environment=environment, folder=root, on_output=listener, terminal=terminal
-        )
-        listener.release()
-        if code != 0:
-            raise _failure(stage, code, _read_exit_file(exit_file), listener.error)
-    return Reproduced(stage, listener.is_cached, time.monotonic() - start)
+        self.prepare()
+        dvc, self._next = self._next, None
+        assert dvc is not None
+        with tempfile.TemporaryDirectory(prefix="selfsight-") as folder:
+            exit_file = Path(folder) / "exit.json"
+            listener = _Listener(stage, exit_file, on_output, _nothing if is_last else self.prepare)
+            told = {"EXIT_FILE": str(exit_file), "LIFELINE": str(os.getpid()), "PARENT_RUN_ID": parent_run_id}
+            environment = {f"SELFSIGHT_{name}": value for name, value in told.items() if value is not None}
+            code = dvc.run(["repro", "--single-item", stage], listener, environment)
+            listener.release()
+            if code != 0:
+                raise _failure(stage, code, _read_exit_file(exit_file), listener.error)
+        return Reproduced(stage, listener.is_cached, time.monotonic() - start)
+
+
+def _nothing() -> None:
+    return
 
 
 class _Listener:
     """Passes on what the stage prints, and notes what DVC says about it.
 
-    A line that the stage's exit file turns out to repeat is held back: whoever handles the error shows it.
+    `on_start` is called when the stage begins to work. A line that the stage's exit file turns out to repeat is held
+    back: whoever handles the error shows it.
     """
 
-    def __init__(self, stage: str, exit_file: Path, pass_on: Callable[[Output], None]) -> None:
+    def __init__(
+        self, stage: str, exit_file: Path, pass_on: Callable[[Output], None], on_start: Callable[[], None]
+    ) -> None:
         self._stage = stage
+        self._on_start = on_start
         self._exit_file = exit_file
         self._pass_on = pass_on
         self._held: Output | None = None
@@ -121,6 +162,8 @@ class _Listener:
                 return
             if line.startswith(f"Stage '{self._stage}' ") and ("didn't change" in line or "is cached" in line):
                 self.is_cached = True
+            if line == f"Running stage '{self._stage}':":
+                self._on_start()
             if not line or line.lstrip().startswith(DVC_CHATTER):
                 return
             if line.startswith(f"{self._stage}: "):

@@ -12,7 +12,7 @@ from components.stages.lifeline import follow_parents
 from components.stages.params import load_params
 from flows.pipeline import pipeline
 from flows.preflight import preflight
-from flows.processes import Output
+from flows.output import Output
 from flows.promotion import apply, decide
 from flows.sharing import transfer
 from flows.snapshot import refresh_embedder, refresh_source

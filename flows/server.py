@@ -46,13 +46,15 @@ class EmbeddedServer:
         self._log: IO[bytes] = self._log_file.open("wb")
         self._process = Leashed(
             "uvicorn",
-            [
-                "--factory", "prefect.server.api.server:create_app",
-                "--host", "127.0.0.1", "--port", str(self._port), "--log-level", "error", "--lifespan", "on",
-            ],
             environment={**child_environment(), **self._variables()},
             folder=self._home,
             output=self._log.fileno(),
+        )
+        self._process.go(
+            [
+                "--factory", "prefect.server.api.server:create_app",
+                "--host", "127.0.0.1", "--port", str(self._port), "--log-level", "error", "--lifespan", "on",
+            ]
         )  # fmt: skip
 
     @property

@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from components.errors import UserError
 from components.settings import Settings, child_environment
-from flows.processes import Output, run_leashed
+from flows.output import Output
+from flows.processes import Prepared
 from flows.redaction import holds_secret, redact
 
 REMOTE = "share"
@@ -69,8 +70,8 @@ def transfer(direction: Literal["push", "pull"], settings: Settings, on_output: 
             last = output.text
         on_output(output)
 
-    code = run_leashed(
-        "dvc", [direction, "--remote", REMOTE], environment=child_environment(), folder=settings.root, on_output=listen
+    code = Prepared("dvc", environment=child_environment(), folder=settings.root).run(
+        [direction, "--remote", REMOTE], listen
     )
     if code != 0:
         what = last.removeprefix("ERROR: ") or f"dvc {direction} ended with exit code {code}"

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ from prefect.states import Completed
 
 from components.settings import get_settings
 from components.stages import paths
-from flows.processes import Output
+from flows.output import Output
 from flows.redaction import redact
-from flows.repro import Reproduced, StageError, repro
+from flows.repro import Reproduced, Reproducer, StageError
 from flows.terminal import current_terminal
 
 CACHED = "Cached"
 """Name of the state of a stage that DVC skipped."""
+
+reproducer: ContextVar[Reproducer] = ContextVar("reproducer")
+"""What runs the stages of the pipeline in this context. Prefect could not pass it to a task: it is no data."""
 
 
 def _is_worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -29,13 +33,14 @@ def _is_worth_a_retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -
 
 # DVC owns caching; Prefect must not have an opinion
 @task(name="stage", cache_policy=NO_CACHE, retry_condition_fn=_is_worth_a_retry)
-def run_stage(stage: str, parent_run_id: str | None, is_current: bool) -> State[Reproduced]:
+def run_stage(stage: str, parent_run_id: str | None, is_current: bool, is_last: bool) -> State[Reproduced]:
     """Brings one stage up to date.
 
     Args:
         stage: its name in dvc.yaml.
         parent_run_id: MLflow run of the pipeline.
         is_current: DVC has said already that the stage is up to date; it is not asked again.
+        is_last: no other stage runs after it.
 
     Returns:
         A completed state, named "Cached" when DVC had nothing to run.
@@ -55,17 +60,10 @@ def run_stage(stage: str, parent_run_id: str | None, is_current: bool) -> State[
     if terminal and not is_current:
         terminal.line(f"{stage}: started")
     try:
-        done = (
-            Reproduced(stage, True, 0.0)
-            if is_current
-            else repro(
-                stage,
-                root=settings.root,
-                on_output=pass_on,
-                parent_run_id=parent_run_id,
-                terminal=terminal is not None and terminal.is_interactive,
-            )
-        )
+        if is_current:
+            done = Reproduced(stage, True, 0.0)
+        else:
+            done = reproducer.get().repro(stage, pass_on, parent_run_id=parent_run_id, is_last=is_last)
     except StageError as error:
         if terminal:
             terminal.line(f"{stage}: failed with exit code {error.code}")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
-from flows.processes import Output
+from flows.output import Output
 
 CLEAR_LINE = "\r\x1b[K"
 

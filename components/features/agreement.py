@@ -39,7 +39,8 @@ def agreement(aligned: Aligned, tolerance: float = TOLERANCE) -> Float[Tensor, "
     agrees = (smooth.square().sum(1).sqrt() < tolerance) * inside
     structure = [_weighted(agrees, _edges(planes[:, 0]) * inside) for planes in (aligned.outer, aligned.inner)]
     share = torch.minimum(_weighted(agrees, inside), torch.maximum(*structure))
-    return share.masked_fill(_other_thing(inside - agrees), 0.0)
+    differs = (difference.square().sum(1).sqrt() >= tolerance) * inside
+    return share.masked_fill(_other_thing(differs), 0.0)
 
 
 def local_correlation(aligned: Aligned) -> Float[Tensor, " pairs"]:
@@ -70,9 +71,9 @@ def _window(planes: Float[Tensor, "n 1 side side"]) -> Float[Tensor, "n 1 side s
     return F.avg_pool2d(planes, WINDOW, stride=1, padding=WINDOW // 2)
 
 
-def _other_thing(disagrees: Float[Tensor, "n side side"]) -> Bool[Tensor, " n"]:
+def _other_thing(differs: Float[Tensor, "n side side"]) -> Bool[Tensor, " n"]:
     """Whether the difference is a patch so large that it is no overlay."""
-    return F.avg_pool2d(disagrees, PATCH, stride=1).amax((1, 2)) >= PATCH_SHARE
+    return F.avg_pool2d(differs, PATCH, stride=1).amax((1, 2)) >= PATCH_SHARE
 
 
 def _difference(aligned: Aligned) -> Float[Tensor, "n 3 side side"]:

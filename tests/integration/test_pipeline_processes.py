@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from components.settings import child_environment
-from flows.processes import Leashed, Output, run_leashed
+from flows.output import Output
+from flows.processes import Leashed, Prepared
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -21,7 +22,8 @@ def run_script(folder: Path, script: str, *, terminal: bool = False) -> tuple[in
     def keep(output: Output) -> None:
         outputs.append((time.monotonic(), output))
 
-    code = run_leashed("job", [], environment=child_environment(), folder=folder, on_output=keep, terminal=terminal)
+    prepared = Prepared("job", environment=child_environment(), folder=folder, terminal=terminal)
+    code = prepared.run([], keep)
     return code, outputs
 
 
@@ -40,7 +42,8 @@ def test_lines_come_while_the_process_works_and_its_exit_code_at_the_end(tmp_pat
 
 def test_a_process_sees_a_terminal_only_where_there_is_one(tmp_path: Path) -> None:
     script = "import sys\nprint(sys.stdin.isatty(), sys.stderr.isatty())\nsys.stderr.write('\\r 50%')\n"
-    assert [output for _, output in run_script(tmp_path, script)[1]] == [Output("False False"), Output(" 50%")]
+    shown = [output for _, output in run_script(tmp_path, script)[1]]
+    assert (shown[0], shown[-1]) == (Output("False False"), Output(" 50%"))
     shown = [output for _, output in run_script(tmp_path, script, terminal=True)[1]]
     assert Output("False True") in shown
 
@@ -73,7 +76,7 @@ def test_an_exception_while_listening_ends_the_process(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_leashed("job", [], environment=child_environment(), folder=tmp_path, on_output=fail)
+        Prepared("job", environment=child_environment(), folder=tmp_path).run([], fail)
     assert is_gone(pids[0])
 
 
@@ -81,10 +84,21 @@ def test_a_process_that_ignores_the_request_to_stop_is_killed_after_the_grace_ti
     script = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nopen('ready', 'w')\ntime.sleep(60)"
     (tmp_path / "job.py").write_text(script)
     null = os.open(os.devnull, os.O_WRONLY)
-    process = Leashed("job", [], environment=child_environment(), folder=tmp_path, output=null)
+    process = Leashed("job", environment=child_environment(), folder=tmp_path, output=null)
     os.close(null)
+    process.go([])
     while not (tmp_path / "ready").exists():
         time.sleep(0.02)
     assert not process.ended
     assert process.end(grace=0.3) == -signal.SIGKILL
     assert process.ended
+
+
+def test_a_prepared_process_takes_its_instructions_late_and_may_be_discarded(tmp_path: Path) -> None:
+    (tmp_path / "job.py").write_text("import os, sys\nprint(sys.argv[1:], os.environ['LATE'])\n")
+    first = Prepared("job", environment=child_environment(), folder=tmp_path, imports=["json"])
+    second = Prepared("job", environment=child_environment(), folder=tmp_path)
+    outputs: list[Output] = []
+    assert first.run(["a", "b"], outputs.append, {"LATE": "yes"}) == 0
+    assert outputs == [Output("['a', 'b'] yes")]
+    assert second.discard(grace=1) != 0

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from components.errors import UserError
 from components.settings import Settings, get_settings
 from components.tracking import start_run
-from flows.processes import Output
+from flows.output import Output
 from flows.sharing import check_bucket, configure_remote, transfer
 
 pytestmark = pytest.mark.timeout(120)

@@ -25,7 +25,7 @@ def test_a_picture_agrees_with_itself_altogether() -> None:
 @pytest.mark.parametrize("factor", [0.7, 1.3])
 @pytest.mark.parametrize("enhancer", [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color])
 def test_a_change_of_colour_changes_little(enhancer, factor: float) -> None:  # type: ignore[no-untyped-def]
-    assert compared(texture(1, SIZE), enhancer(texture(1, SIZE)).enhance(factor)) > 0.9
+    assert compared(texture(1, SIZE), enhancer(texture(1, SIZE)).enhance(factor)) > 0.85
 
 
 def test_a_small_badge_costs_its_area() -> None:

@@ -1,13 +1,11 @@
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from components.features.components import connected_components
 
 GRAPHS = st.integers(1, 30).flatmap(
-    lambda n: st.tuples(
-        st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40)
-    )
+    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=40))
 )
 
 
@@ -19,6 +17,7 @@ def test_a_chain_is_one_component_named_by_its_first_node() -> None:
     assert connected_components(6, np.array([[4, 5], [2, 4], [1, 2]])).tolist() == [0, 1, 1, 3, 1, 1]
 
 
+@settings(deadline=None)
 @given(GRAPHS)
 def test_labels_are_those_of_scipy(graph: tuple[int, list[tuple[int, int]]]) -> None:
     from scipy.sparse import coo_array

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import UserError
-from flows.processes import Output
+from flows.output import Output
 from flows.repro import StageError, _failure, _Listener
 
 
@@ -15,7 +15,7 @@ def listen(tmp_path: Path, *lines: str, told: dict[str, object] | None = None) -
     exit_file = tmp_path / "exit.json"
     if told is not None:
         exit_file.write_text(json.dumps(told))
-    listener = _Listener("embed", exit_file, lambda output: shown.append(output.text))
+    listener = _Listener("embed", exit_file, lambda output: shown.append(output.text), lambda: None)
     for line in lines:
         listener(Output(line))
     listener.release()

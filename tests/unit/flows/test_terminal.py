@@ -2,7 +2,7 @@
 
 import io
 
-from flows.processes import Output
+from flows.output import Output
 from flows.terminal import CLEAR_LINE, Terminal
 
 

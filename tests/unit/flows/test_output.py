@@ -1,6 +1,6 @@
 """What a child process prints becomes lines and progress."""
 
-from flows.processes import LineSplitter, Output
+from flows.output import LineSplitter, Output
 
 
 def test_lines_are_passed_on_when_they_are_complete() -> None:
