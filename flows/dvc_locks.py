@@ -1,4 +1,4 @@
-"""Clears what a killed DVC leaves behind and its successors stumble over."""
+"""Mends what a killed DVC leaves behind and its successors stumble over."""
 
 import json
 import logging
@@ -8,10 +8,12 @@ from typing import Any
 
 import psutil
 
+from components.errors import UserError
 from components.tracking.locking import file_lock
 
 _log = logging.getLogger(__name__)
 CLOCK_SLACK_SECONDS = 2.0
+MERGE_MARK = "<<<<<<<"
 BUSY = "another DVC works in this working tree"
 BUSY_REMEDY = "wait until it is done, or stop it"
 BUSY_SIGNS = ("is busy, it is being blocked by", "Unable to acquire lock")
@@ -39,6 +41,43 @@ def clear_stale_locks(root: Path) -> None:
         if living is None or living != claims:
             _log.warning("%s: removed what a killed DVC left behind", record)
             _replace(record, living or {})
+
+
+def mend_lock(root: Path) -> None:
+    """Sets a `dvc.lock` aside that a kill has cut short: DVC writes it in place and refuses a damaged one.
+
+    DVC's run cache then gives back the outs of every stage that has run, so that nothing runs again for it.
+
+    Args:
+        root: the project's root.
+
+    Raises:
+        UserError: if git has left the marks of a merge in it.
+    """
+    lock = root / "dvc.lock"
+    try:
+        text = lock.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    if _is_lock(text):
+        return
+    if MERGE_MARK in text:
+        raise UserError(f"{lock}: the marks of a merge are in it", remedy="`git checkout --ours dvc.lock`, or --theirs")
+    aside = root / ".dvc" / "tmp" / "dvc.lock.damaged"
+    _log.warning("%s was cut short: it is set aside as %s", lock, aside)
+    lock.replace(aside)
+
+
+def _is_lock(text: str) -> bool:
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA
+    from ruamel.yaml import YAML, YAMLError
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe", pure=True).load(text) or {})
+    except (YAMLError, Invalid):
+        return False
+    return True
 
 
 def _read(record: Path) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from components.stages import paths
 from components.stages.lifeline import follow_parents
 from components.tracking import Run, start_run
 from components.tracking.locking import file_lock
-from flows.dvc_locks import clear_stale_locks
+from flows.dvc_locks import clear_stale_locks, mend_lock
 from flows.graph import Phase, read_graph
 from flows.repro import Reproduced, Reproducer
 from flows.stage_task import reproducer, run_stage, stage_run_id
@@ -61,6 +61,7 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
         if not is_mine:
             raise UserError("a pipeline runs in this working tree already", remedy="wait for it, or stop it")
         clear_stale_locks(settings.root)
+        mend_lock(settings.root)
         graph = read_graph(settings.root).up_to(phases or [])
         current = {status.stage for status in stage_statuses(settings.root) if status.is_current}
         params = {"phases": [phase.name for phase in graph.phases], "retries": retries}

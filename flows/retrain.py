@@ -10,9 +10,9 @@ from components.settings import get_settings
 from components.stages import paths
 from components.stages.lifeline import follow_parents
 from components.stages.params import load_params
+from flows.output import Output
 from flows.pipeline import pipeline
 from flows.preflight import preflight
-from flows.output import Output
 from flows.promotion import apply, decide
 from flows.sharing import transfer
 from flows.snapshot import refresh_embedder, refresh_source

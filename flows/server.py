@@ -15,6 +15,7 @@ from typing import IO, Any
 from components.errors import UserError
 from components.settings import Settings, child_environment
 from flows.processes import Leashed
+from flows.redaction import redact
 
 START_SECONDS = 180.0
 STOP_SECONDS = 1.0
@@ -139,8 +140,12 @@ class Orchestrator:
 
         Yields:
             Address of the embedded server; None for the user's own.
+
+        Raises:
+            UserError: if the server does not start, or the user's own does not answer.
         """
         if self._server is None:
+            _require_api()
             yield None
             return
         self._server.wait()
@@ -155,6 +160,22 @@ class Orchestrator:
                 yield self._server.url
             finally:
                 _flush()
+
+
+def _require_api() -> None:
+    """Asks the user's own server whether it is there.
+
+    Raises:
+        UserError: if it does not answer.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
+
+    with get_client(sync_client=True) as client:
+        problem = client.api_healthcheck()
+    if problem is not None:
+        what = f"{redact(str(PREFECT_API_URL.value()))} does not answer ({type(problem).__name__})"
+        raise UserError(what, remedy="start that Prefect server, or unset PREFECT_API_URL to use an embedded one")
 
 
 def _flush() -> None:

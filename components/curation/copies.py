@@ -5,16 +5,15 @@ of 32 pixels, and local correlation of thumbnails of 64.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from torch import Tensor
 
 from components.features.agreement import agreement, local_correlation
-from components.features.alignment import align
+from components.features.alignment import Aligned, align
 from components.features.registration import Placement, locate, registration_planes
 from components.features.thumbnails import opponent_planes
 from components.tracking import progress
@@ -31,9 +30,10 @@ FINE_SIDE = 64
 FINE_CORRELATION = 0.7
 """Local correlation of copies at least; 98 % of the planted copies reach it, a third of the frames of one street."""
 BLOCK = 16_384
-"""Pairs looked at together; memory stays below 1.5 GiB."""
+"""Pairs looked at together; memory stays below 2 GiB."""
 ALIGN_BLOCK = 256
 
+Thumbnails = UInt8[np.ndarray, "n side side 3"]
 FineThumbnails = Callable[[Int[np.ndarray, " rows"]], UInt8[np.ndarray, "rows fine fine 3"]]
 
 
@@ -47,7 +47,7 @@ class Copies(NamedTuple):
 
 
 def compare(
-    thumbnails: UInt8[np.ndarray, "n side side 3"],
+    thumbnails: Thumbnails,
     pairs: Int[np.ndarray, "pairs 2"],
     fine: FineThumbnails,
     *,
@@ -63,44 +63,90 @@ def compare(
         least: agreement from which on a pair is looked at closely.
         device: where to compute.
     """
-    scores, mirrored = np.zeros(len(pairs), np.float32), np.zeros(len(pairs), bool)
-    starts = range(0, len(pairs), BLOCK)
+    if not len(pairs):
+        return Copies(pairs, np.zeros(0, np.float32), np.zeros(0, bool))
+    placement = _locate(thumbnails, pairs, device)
+    scores = np.zeros(len(pairs), np.float32)
+    likely = np.flatnonzero(placement.correlation.numpy() >= CORRELATION)
+    starts = range(0, len(likely), BLOCK)
     for first in progress(starts, total=len(starts), description="comparing", unit="block"):
-        rows = slice(first, first + BLOCK)
-        used, local = np.unique(pairs[rows], return_inverse=True)
-        small = torch.from_numpy(thumbnails[used]).to(device)
-        placement = locate(registration_planes(small), torch.from_numpy(local.reshape(-1, 2)).to(device))
-        score = _agreement(small, placement)
-        close = ((score >= least) & ~_plain(small)[placement.outer]).nonzero()[:, 0]
-        score[close] *= _matches(placement[close], used, fine) if len(close) else 1.0
-        scores[rows], mirrored[rows] = score.cpu().numpy(), placement.mirrored.cpu().numpy()
-    return Copies(pairs, scores, mirrored)
+        rows = likely[first : first + BLOCK]
+        score = _agreement(thumbnails, placement[torch.from_numpy(rows)], device)
+        close = score >= least
+        score[close] *= _fine_match(placement[torch.from_numpy(rows[close])], fine, device)
+        scores[rows] = score
+    any_plain, same_plain = _plain(thumbnails, pairs)
+    return Copies(pairs, np.where(any_plain, same_plain, scores).astype(np.float32), placement.mirrored.numpy())
 
 
-def _agreement(thumbnails: UInt8[Tensor, "n side side 3"], placement: Placement) -> Float[Tensor, " pairs"]:
-    planes = registration_planes(thumbnails)
-    scores = torch.zeros_like(placement.correlation)
-    likely = (placement.correlation >= CORRELATION).nonzero()[:, 0]
-    for rows in torch.split(likely, ALIGN_BLOCK):
-        aligned = align(planes, placement[rows])
-        scale = aligned.placement.scale
-        is_crop = ((scale >= LEAST_CROP) & (scale <= LARGEST_CROP)).all(dim=1)
-        scores[rows] = agreement(aligned) * is_crop
-    plain, colour = _plain(thumbnails), opponent_planes(thumbnails).mean(dim=(2, 3))
-    one, other = placement.outer, placement.inner
-    alike = (colour[one] - colour[other]).abs().amax(dim=1) < PLAIN_DIFFERENCE
-    return torch.where(plain[one] | plain[other], (plain[one] & plain[other] & alike).float(), scores)
+def _locate(thumbnails: Thumbnails, pairs: Int[np.ndarray, "pairs 2"], device: str) -> Placement:
+    """The better place of every pair, each picture searched in the other; on the CPU."""
+    directed = np.concatenate([pairs, pairs[:, ::-1]])
+    order = np.argsort(directed[:, 0], kind="stable")
+    parts: list[Placement] = []
+    starts = range(0, len(order), BLOCK)
+    for first in progress(starts, total=len(starts), description="registering", unit="block"):
+        parts.append(_located(thumbnails, directed[order[first : first + BLOCK]], device))
+    back = torch.from_numpy(np.argsort(order))
+    joined = Placement(*(torch.cat([getattr(part, one.name) for part in parts])[back] for one in fields(Placement)))
+    here, there = torch.arange(len(pairs)), torch.arange(len(pairs), len(directed))
+    return joined[torch.where(joined.correlation[there] > joined.correlation[here], there, here)]
 
 
-def _plain(thumbnails: UInt8[Tensor, "n side side 3"]) -> Bool[Tensor, " n"]:
-    return opponent_planes(thumbnails).std(dim=(2, 3), correction=0).amax(dim=1) < PLAIN
+def _located(thumbnails: Thumbnails, directed: Int[np.ndarray, "pairs 2"], device: str) -> Placement:
+    used, local = np.unique(directed, return_inverse=True)
+    planes = registration_planes(torch.from_numpy(thumbnails[used]).to(device))
+    outer, inner = torch.from_numpy(local.reshape(-1, 2)).to(device).unbind(1)
+    found = _moved(locate(planes, outer, inner), "cpu")
+    return replace(found, outer=torch.from_numpy(directed[:, 0]), inner=torch.from_numpy(directed[:, 1]))
 
 
-def _matches(placement: Placement, used: Int[np.ndarray, " n"], fine: FineThumbnails) -> Float[Tensor, " pairs"]:
-    """1 for pairs whose fine structure matches, else 0."""
+def _moved(placement: Placement, device: str) -> Placement:
+    return Placement(*(getattr(placement, one.name).to(device) for one in fields(Placement)))
+
+
+def _localised(placement: Placement, device: str) -> tuple[Int[np.ndarray, " used"], Placement]:
+    """The images that some pairs use, and the pairs by position among them."""
     both = torch.stack([placement.outer, placement.inner], dim=1)
-    rows, local = torch.unique(both, return_inverse=True)
-    planes = registration_planes(torch.from_numpy(fine(used[rows.cpu().numpy()])).to(both.device))
-    placement = replace(placement, outer=local[:, 0], inner=local[:, 1])
-    parts = torch.split(torch.arange(len(local), device=both.device), ALIGN_BLOCK)
-    return torch.cat([local_correlation(align(planes, placement[part])) >= FINE_CORRELATION for part in parts]).float()
+    used, local = torch.unique(both, return_inverse=True)
+    return used.numpy(), _moved(replace(placement, outer=local[:, 0], inner=local[:, 1]), device)
+
+
+def _agreement(thumbnails: Thumbnails, placement: Placement, device: str) -> Float[np.ndarray, " pairs"]:
+    used, placement = _localised(placement, device)
+    planes = registration_planes(torch.from_numpy(thumbnails[used]).to(device))
+    scores = []
+    for rows in torch.split(torch.arange(len(placement.outer), device=device), ALIGN_BLOCK):
+        aligned = align(planes, placement[rows])
+        scores.append(agreement(aligned) * _is_crop(aligned))
+    return torch.cat(scores).cpu().numpy()
+
+
+def _is_crop(aligned: Aligned) -> Bool[torch.Tensor, " pairs"]:
+    scale = aligned.placement.scale
+    return ((scale >= LEAST_CROP) & (scale <= LARGEST_CROP)).all(dim=1)
+
+
+def _fine_match(placement: Placement, fine: FineThumbnails, device: str) -> Bool[np.ndarray, " pairs"]:
+    used, placement = _localised(placement, device)
+    if not len(used):
+        return np.zeros(0, bool)
+    planes = registration_planes(torch.from_numpy(fine(used)).to(device))
+    rows = torch.split(torch.arange(len(placement.outer), device=device), ALIGN_BLOCK)
+    matches = [local_correlation(align(planes, placement[part])) >= FINE_CORRELATION for part in rows]
+    return torch.cat(matches).cpu().numpy()
+
+
+def _plain(
+    thumbnails: Thumbnails, pairs: Int[np.ndarray, "pairs 2"]
+) -> tuple[Bool[np.ndarray, " pairs"], Bool[np.ndarray, " pairs"]]:
+    """Pairs with a picture without content, and pairs of two such pictures of one colour."""
+    plain, colour = np.zeros(len(thumbnails), bool), np.zeros((len(thumbnails), 3), np.float32)
+    for first in range(0, len(thumbnails), BLOCK):
+        rows = slice(first, first + BLOCK)
+        planes = opponent_planes(torch.from_numpy(thumbnails[rows]))
+        plain[rows] = (planes.std(dim=(2, 3), correction=0).amax(dim=1) < PLAIN).numpy()
+        colour[rows] = planes.mean(dim=(2, 3)).numpy()
+    one, other = pairs.T
+    near = np.abs(colour[one] - colour[other]).max(axis=1, initial=0.0) < PLAIN_DIFFERENCE
+    return plain[one] | plain[other], plain[one] & plain[other] & near

@@ -1,6 +1,5 @@
 """torchrun without its tracebacks: how a worker ended is told by its answer, not by the agent's log."""
 
-import logging
 import sys
 
 from torch.distributed import run as torchrun
@@ -13,7 +12,6 @@ from components.training.parents import die_with
 def main(arguments: list[str]) -> int:
     """Runs torchrun with the given arguments until its workers have ended."""
     die_with([])
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         torchrun.main(arguments)
     except (ChildFailedError, SignalException):

@@ -77,7 +77,10 @@ def run_job(job: Job) -> dict[str, float]:
             _kill(process)
         answer = Answer.read(folder)
     if answer is None:
-        raise RuntimeError(f"the {job.name} processes ended without an answer (exit code {process.returncode})")
+        raise RuntimeError(
+            f"a {job.name} process died, see above for its error (none: it was killed, perhaps for want of memory); "
+            "run again to go on from the last checkpoint"
+        )
     if answer.code == USER_ERROR_EXIT_CODE:
         raise UserError(answer.what, remedy=answer.remedy)
     if answer.code:
@@ -187,7 +190,7 @@ def _command(job: Job, spec: Path) -> list[str]:
 
 
 def _environment(job: Job) -> dict[str, str]:
-    own = {"OMP_NUM_THREADS": str(job.threads)}
+    own = {"OMP_NUM_THREADS": str(job.threads), "LOGLEVEL": "CRITICAL"}  # of torchrun's own chatter
     if job.device == "cpu":
         # Threads that wait spin for milliseconds by default, on the very core that the loader or a neighbour needs:
         # measured with both cores taken, that costs a factor of four.

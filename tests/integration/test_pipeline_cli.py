@@ -87,6 +87,15 @@ def test_outside_the_project_it_is_one_line_with_the_remedy(tmp_path: Path) -> N
         assert_one_line(selfsight(tmp_path, command), "run in the root of the project")
 
 
+@pytest.mark.slow
+def test_a_prefect_server_that_does_not_answer_is_named_at_the_end_of_a_line(small: Path) -> None:
+    done = selfsight(small, "run", "--data", TINY, PREFECT_API_URL="http://user:geheim@127.0.0.1:9/api")
+    assert done.returncode == 2
+    assert "http://127.0.0.1:9/api does not answer" in done.stderr.splitlines()[-1]
+    assert "geheim" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_a_run_shows_what_it_does_and_the_second_does_nothing(small: Path, server: dict[str, str]) -> None:
     first = selfsight(small, "run", "--data", TINY, "--set", "distill.epochs=1", **server)
     assert first.returncode == 0, first.stderr
@@ -140,11 +149,15 @@ def test_the_exit_code_of_a_stage_is_that_of_the_command(small: Path, server: di
     assert time.monotonic() - start < 60
 
 
-def test_status_names_what_would_run_and_doctor_what_is_amiss(small: Path) -> None:
+def test_status_names_what_would_run(small: Path) -> None:
     done = selfsight(small, "status")
     assert done.returncode == 0, done.stderr
     assert "curate     first      first.py modified, first.txt deleted" in done.stdout
     assert "champion   none" in done.stdout
+
+
+@pytest.mark.slow
+def test_doctor_names_what_is_amiss(small: Path) -> None:
     doctor = selfsight(small, "doctor", SELFSIGHT_PROCESSES="9999", AWS_EC2_METADATA_DISABLED="true")
     assert doctor.returncode == 2
     assert "fail  processes" in doctor.stdout

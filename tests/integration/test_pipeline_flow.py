@@ -62,9 +62,10 @@ def test_phases_are_subflows_and_stages_are_tasks_and_a_second_run_finds_them_ca
     assert miniature.runs_of(chain, "first") == 1
 
 
-def test_a_stage_restored_from_dvcs_run_cache_is_cached(chain: Path) -> None:
+def test_F10_a_lock_cut_short_costs_nothing_because_dvcs_run_cache_restores_the_stages(chain: Path) -> None:
     pipeline(retries=0)
-    (chain / "dvc.lock").unlink()
+    lock = (chain / "dvc.lock").read_text()
+    (chain / "dvc.lock").write_text(lock[: len(lock) // 2])
     (chain / "first.txt").unlink()
     assert pipeline(retries=0).is_noop
 

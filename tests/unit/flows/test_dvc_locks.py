@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_locks import clear_stale_locks
+from components.errors import UserError
+from flows.dvc_locks import clear_stale_locks, mend_lock
 
 
 @pytest.fixture
@@ -59,4 +60,50 @@ def test_f10_a_record_cut_short_by_a_kill_is_emptied(record: Path, tmp_path: Pat
 
 def test_without_a_record_nothing_is_made(tmp_path: Path) -> None:
     clear_stale_locks(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+LOCK = """\
+schema: '2.0'
+stages:
+  first:
+    cmd: python first.py
+    deps:
+    - path: first.py
+      hash: md5
+      md5: 0cc175b9c0f1b6a831c399e269772661
+      size: 1
+    outs:
+    - path: first.txt
+      hash: md5
+      md5: 92eb5ffee6ae2fec3ad71c777531578f
+      size: 1
+"""
+
+
+def test_f10_a_lock_cut_short_by_a_kill_is_set_aside_and_a_whole_one_is_not(tmp_path: Path) -> None:
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
+    lock, aside = tmp_path / "dvc.lock", tmp_path / ".dvc" / "tmp" / "dvc.lock.damaged"
+    lock.write_text(LOCK)
+    mend_lock(tmp_path)
+    assert lock.read_text() == LOCK
+    for cut in (
+        LOCK[: LOCK.index("first:") + 3],
+        LOCK[: LOCK.index("first.py\n      hash")],
+        LOCK[: LOCK.index("- path: first.txt") + 1],
+    ):
+        lock.write_text(cut)
+        mend_lock(tmp_path)
+        assert not lock.exists(), cut
+        assert aside.read_text() == cut
+
+
+def test_a_merge_in_the_lock_is_the_users_to_resolve(tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text(f"<<<<<<< HEAD\n{LOCK}=======\n>>>>>>> other\n")
+    with pytest.raises(UserError, match="git checkout --ours"):
+        mend_lock(tmp_path)
+
+
+def test_without_a_lock_nothing_is_mended(tmp_path: Path) -> None:
+    mend_lock(tmp_path)
     assert list(tmp_path.iterdir()) == []
