@@ -4,6 +4,7 @@ import codecs
 import fcntl
 import os
 import pty
+import re
 import select
 import shutil
 import struct
@@ -14,6 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 POLL_SECONDS = 0.05
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+BAR = re.compile(r"^!?$|\d%\s?\||\[\d\d:\d\d[<,]")
+"""A progress bar of tqdm, or what is left of one that was cleared."""
 CHUNK_BYTES = 65536
 
 
@@ -35,18 +39,23 @@ class LineSplitter:
     def feed(self, data: bytes, *, final: bool = False) -> list[Output]:
         """What has become complete by `data`; with `final`, also what was left without an end of line."""
         *lines, self._rest = (self._rest + self._decoder.decode(data, final)).split("\n")
-        found = [Output(_last_look(line)) for line in lines]
+        found = [_output(line) for line in lines]
         if final:
-            found += [Output(_last_look(self._rest))] if self._rest.strip() else []
+            found.append(_output(self._rest))
             self._rest = ""
         elif "\r" in self._rest:
             self._rest = "\r" + _last_look(self._rest)
             found.append(Output(self._rest[1:], is_progress=True))
-        return found
+        return [output for output in found if output.text or not output.is_progress]
+
+
+def _output(line: str) -> Output:
+    text = _last_look(line)
+    return Output(text, is_progress=BAR.search(text) is not None)
 
 
 def _last_look(line: str) -> str:
-    return line.rstrip("\r").rsplit("\r", 1)[-1].rstrip()
+    return CONTROL.sub("", line).rstrip("\r").rsplit("\r", 1)[-1].rstrip()
 
 
 def pass_on(reader: int, ended: Callable[[], bool], on_output: Callable[[Output], None]) -> None:

@@ -150,25 +150,31 @@ class _Listener:
         self._exit_file = exit_file
         self._pass_on = pass_on
         self._held: Output | None = None
+        self._has_started = False
         self.is_cached = False
         self.error = ""
 
     def __call__(self, output: Output) -> None:
+        if output.is_progress:
+            # DVC's own bars, before and after the stage, flicker by
+            if self._has_started and not self._exit_file.exists():
+                self._pass_on(output)
+            return
         line = output.text
-        if not output.is_progress:
-            self.release()
-            if line.startswith("ERROR: "):
-                self.error = line.removeprefix("ERROR: ")
-                return
-            if line.startswith(f"Stage '{self._stage}' ") and ("didn't change" in line or "is cached" in line):
-                self.is_cached = True
-            if line == f"Running stage '{self._stage}':":
-                self._on_start()
-            if not line or line.lstrip().startswith(DVC_CHATTER):
-                return
-            if line.startswith(f"{self._stage}: "):
-                self._held = output
-                return
+        self.release()
+        if line.startswith("ERROR: "):
+            self.error = line.removeprefix("ERROR: ")
+            return
+        if line.startswith(f"Stage '{self._stage}' ") and ("didn't change" in line or "is cached" in line):
+            self.is_cached = True
+        if line == f"Running stage '{self._stage}':":
+            self._has_started = True
+            self._on_start()
+        if line.lstrip().startswith(DVC_CHATTER):
+            return
+        if line.startswith(f"{self._stage}: "):
+            self._held = output
+            return
         self._pass_on(output)
 
     def release(self) -> None:

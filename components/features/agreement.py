@@ -73,7 +73,8 @@ def _window(planes: Float[Tensor, "n 1 side side"]) -> Float[Tensor, "n 1 side s
 
 def _other_thing(differs: Float[Tensor, "n side side"]) -> Bool[Tensor, " n"]:
     """Whether the difference is a patch so large that it is no overlay."""
-    return F.avg_pool2d(differs, PATCH, stride=1).amax((1, 2)) >= PATCH_SHARE
+    rows = F.avg_pool2d(differs, (1, PATCH), stride=1)  # in two steps, which cost a fifth of one
+    return F.avg_pool2d(rows, (PATCH, 1), stride=1).amax((1, 2)) >= PATCH_SHARE
 
 
 def _difference(aligned: Aligned) -> Float[Tensor, "n 3 side side"]:

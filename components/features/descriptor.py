@@ -84,8 +84,8 @@ def _soft_bins(values: Tensor, centres: Tensor, width: float) -> Tensor:
 
 
 def _colours(planes: Planes) -> Float[Tensor, "n dim"]:
-    """Roots of a joint histogram of luminance and both colour differences."""
-    luminance, first, second = planes.flatten(2).unbind(1)
+    """Roots of a joint histogram of luminance and both colour differences, of pixels of twice the side."""
+    luminance, first, second = F.avg_pool2d(planes, 2).flatten(2).unbind(1)
     levels = _soft_bins(luminance, torch.linspace(-1.8, 1.8, LUMINANCE_LEVELS), 0.6)
     hues = torch.linspace(-1.0, 1.0, COLOUR_LEVELS)
     pairs = _soft_bins(first, hues, 0.35)[..., :, None] * _soft_bins(second, hues, 0.35)[..., None, :]

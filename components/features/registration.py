@@ -54,19 +54,21 @@ def registration_planes(thumbnails: UInt8[Tensor, "n side side 3"]) -> Planes:
     return planes[..., :-2, :] * 0.25 + planes[..., 1:-1, :] * 0.5 + planes[..., 2:, :] * 0.25
 
 
-def locate(planes: Planes, outer: Int[Tensor, " pairs"], inner: Int[Tensor, " pairs"]) -> Placement:
+def locate(
+    luminance: Float[Tensor, "n side side"], outer: Int[Tensor, " pairs"], inner: Int[Tensor, " pairs"]
+) -> Placement:
     """Find the best place of each inner picture in its outer one.
 
     The cost is that of the distinct runs of `outer` more than that of the pairs: give pairs sorted by it.
 
     Args:
-        planes: contrast-normalised pictures.
-        outer: positions in `planes` of the pictures that are searched.
+        luminance: contrast-normalised, the first of the registration planes.
+        outer: positions of the pictures that are searched.
         inner: positions of the pictures that are looked for.
     """
-    found = torch.empty(len(outer), 4, device=planes.device)
-    reduced = _resize(planes[:, 0], COARSE)
-    templates = [_unit(_resize(planes[:, 0], side)) for side in CROPS]
+    found = torch.empty(len(outer), 4, device=luminance.device)
+    reduced = _resize(luminance, COARSE)
+    templates = [_unit(_resize(luminance, side)) for side in CROPS]
     banks = [(one.flatten(1), one.flip(-1).flatten(1)) for one in templates]
     pictures, row, slot = _groups(outer)
     bounds = torch.searchsorted(row, torch.arange(0, len(pictures) + CHUNK, CHUNK, device=row.device)).tolist()
@@ -77,7 +79,7 @@ def locate(planes: Planes, outer: Int[Tensor, " pairs"], inner: Int[Tensor, " pa
         wanted[row[members] - first, slot[members]] = inner[members]
         best = _best_places(reduced[searched], wanted, banks)
         found[members] = best[row[members] - first, slot[members]]
-    side = torch.tensor(CROPS, device=planes.device)[found[:, 1].long()]
+    side = torch.tensor(CROPS, device=luminance.device)[found[:, 1].long()]
     place, room = found[:, 2].long(), COARSE - side + 1
     corner = torch.stack([place % room, torch.div(place, room, rounding_mode="floor")], dim=1)
     scale = (side / COARSE)[:, None].expand(-1, 2)
@@ -105,7 +107,9 @@ def _best_places(
 
 def _deviation(pictures: Float[Tensor, "rows side side"], side: int) -> Float[Tensor, "rows windows"]:
     """Standard deviation of every square window."""
-    mean, square = (F.avg_pool2d(one[:, None], side, stride=1).flatten(1) for one in (pictures, pictures.square()))
+    both = torch.stack([pictures, pictures.square()], dim=1)
+    rows = F.avg_pool2d(both, (1, side), stride=1)
+    mean, square = F.avg_pool2d(rows, (side, 1), stride=1).flatten(2).unbind(1)
     return (square - mean.square()).clamp_min(0.0).sqrt()
 
 

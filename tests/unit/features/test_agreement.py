@@ -14,7 +14,7 @@ SIZE = (96, 96)
 
 def compared(first: Image.Image, second: Image.Image, measure=agreement) -> float:  # type: ignore[no-untyped-def]
     small = torch.from_numpy(np.stack([thumbnail(first), thumbnail(second)]))
-    placement = locate(registration_planes(small), torch.tensor([0]), torch.tensor([1]))
+    placement = locate(registration_planes(small)[:, 0], torch.tensor([0]), torch.tensor([1]))
     return float(measure(align(registration_planes(small), placement)))
 
 

@@ -16,7 +16,7 @@ def planes_of(*images: Image.Image, side: int = 32) -> torch.Tensor:
 
 
 def placed(outer: Image.Image, inner: Image.Image) -> Placement:
-    return locate(planes_of(outer, inner), torch.tensor([0]), torch.tensor([1]))
+    return locate(planes_of(outer, inner)[:, 0], torch.tensor([0]), torch.tensor([1]))
 
 
 def aligned(outer: Image.Image, inner: Image.Image) -> Aligned:
@@ -63,7 +63,7 @@ def test_a_badge_does_not_pull_the_alignment() -> None:
 def test_different_pictures_correlate_less_than_copies() -> None:
     pictures = [texture(seed, SIZE) for seed in range(12)]
     first, second = torch.combinations(torch.arange(12)).unbind(1)
-    found = locate(planes_of(*pictures), first, second)
+    found = locate(planes_of(*pictures)[:, 0], first, second)
     assert found.correlation.max() < 0.85
     assert found.correlation.median() < 0.6
 
@@ -71,7 +71,7 @@ def test_different_pictures_correlate_less_than_copies() -> None:
 def test_a_pair_is_placed_alike_whatever_it_is_searched_with() -> None:
     """Rows of the search are padded and cut: more pairs of one picture than one row holds."""
     pictures = [texture(seed % 5, SIZE).rotate(seed, Image.Resampling.BICUBIC) for seed in range(40)]
-    planes = planes_of(*pictures)
+    planes = planes_of(*pictures)[:, 0]
     outer, inner = torch.tensor([(i, j) for i in range(3) for j in range(3, 40)]).unbind(1)
     together = locate(planes, outer, inner)
     for row in (0, 17, 50, 110):
@@ -87,5 +87,5 @@ def test_a_plain_picture_correlates_with_nothing() -> None:
 
 def test_no_pairs_are_placed_nowhere() -> None:
     nothing = torch.zeros(0, dtype=torch.int64)
-    found = locate(planes_of(texture(0)), nothing, nothing)
+    found = locate(planes_of(texture(0))[:, 0], nothing, nothing)
     assert len(found.correlation) == 0

@@ -36,3 +36,12 @@ def test_a_progress_bar_is_progress_until_its_line_ends() -> None:
 
 def test_line_ends_of_a_terminal_leave_no_trace() -> None:
     assert LineSplitter().feed(b"one\r\ntwo\r\n") == [Output("one"), Output("two")]
+
+
+def test_bars_below_one_another_are_progress_and_leave_no_lines_behind() -> None:
+    nested = "\r 50%|#####     | 1/2 [00:01<00:01]\n\r 10%|#         | 1/9 [00:00<?, ?image/s]\x1b[A\n\r\x1b[K!\x1b[A\n"
+    assert all(output.is_progress for output in LineSplitter().feed(nested.encode()))
+
+
+def test_colours_are_left_out() -> None:
+    assert LineSplitter().feed(b"\x1b[1mbold\x1b[0m\n") == [Output("bold")]

@@ -35,7 +35,7 @@ def test_a_stage_restored_from_the_run_cache_is_cached(tmp_path: Path) -> None:
 
 def test_a_stage_that_ran_is_not_cached_and_only_its_own_lines_are_shown(tmp_path: Path) -> None:
     listener, shown = listen(
-        tmp_path, "Running stage 'embed':", "> python -m components.stages.embed", "12 of 30", "", "Updating lock file"
+        tmp_path, "Running stage 'embed':", "> python -m components.stages.embed", "12 of 30", "Updating lock file"
     )
     assert not listener.is_cached
     assert shown == ["12 of 30", "Updating lock file"]

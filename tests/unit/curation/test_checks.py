@@ -1,0 +1,105 @@
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from components.curation.checks import ValidateParams, check_manifest, quarantine_table, report, require
+from components.data.manifest import IMAGES, SOURCES, Manifest
+from components.data.shards import LOCATIONS
+from components.errors import UserError
+
+
+def sha(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def manifest(train: int = 6, evaluation: int = 2, quarantined: int = 1, **image: Any) -> Manifest:
+    """A small manifest; `image` overrides columns of the first training image."""
+    images, sources, locations = [], [], []
+    for number in range(train + evaluation + quarantined):
+        broken = number >= train + evaluation
+        split = "train" if number < train or broken else "eval"
+        name = f"{split}/cat/{number}.jpg"
+        row = {"id": sha(name), "format": "JPEG", "width": 64, "height": 48, "phash": 7, "status": "ok", "reason": None}
+        if broken:
+            row |= {"phash": None, "status": "quarantined", "reason": "truncated"}
+        images.append(row | image if number == 0 else row)
+        sources.append(
+            {"id": row["id"], "uri": f"folder/{name}", "name": name, "split": split, "label": "cat"}
+            | {"group": None, "frame": None}
+        )
+        if not broken:
+            locations.append({"id": row["id"], "shard": "shard-000000.tar", "offset": 512 * number, "nbytes": 300})
+    return Manifest(
+        pa.Table.from_pylist(images, schema=IMAGES),
+        pa.Table.from_pylist(sources, schema=SOURCES),
+        pa.Table.from_pylist(locations, schema=LOCATIONS),
+    )
+
+
+def failures(one: Manifest, **bounds: Any) -> list[str]:
+    return [result.meaning for result in check_manifest(one, ValidateParams(**bounds)) if not result.success]
+
+
+def test_a_good_manifest_passes_and_the_report_is_the_same_again() -> None:
+    first = report(check_manifest(manifest(), ValidateParams()))
+    assert all(entry["success"] for entry in first)
+    assert first == report(check_manifest(manifest(), ValidateParams()))
+    require(check_manifest(manifest(), ValidateParams()))
+
+
+@pytest.mark.parametrize(
+    ("image", "bounds", "meaning"),
+    [
+        ({"format": "SVG"}, {}, "formats are known"),
+        ({"width": 4}, {}, "shorter sides have 8 pixels at least"),
+        ({"width": 60_000}, {}, "longer sides have 50000 pixels at most"),
+        ({"width": 64 * 60}, {"max_aspect": 50}, "longer sides are at most 50 times the shorter"),
+        ({"phash": None}, {}, "every image has a perceptual hash"),
+        ({"status": "perhaps"}, {}, "an image is read or quarantined"),
+    ],
+)
+def test_a_bad_image_is_found(image: dict[str, Any], bounds: dict[str, Any], meaning: str) -> None:
+    assert meaning in failures(manifest(**image), **bounds)
+
+
+def test_the_error_names_expectation_and_image() -> None:
+    with pytest.raises(UserError) as caught:
+        require(check_manifest(manifest(width=4), ValidateParams()))
+    assert "expect_column_values_to_be_between" in str(caught.value)
+    assert "train/cat/0.jpg" in str(caught.value)
+    assert "'validate' in params.yaml" in caught.value.remedy
+
+
+def test_too_few_images_are_found() -> None:
+    assert failures(manifest(train=3), min_images=4) == ["at least 4 training images can be read"]
+    assert failures(manifest(evaluation=1), min_eval_images=2) == ["at least 2 evaluation images can be read"]
+
+
+def test_too_many_quarantined_images_are_found() -> None:
+    assert failures(manifest(train=6, evaluation=2, quarantined=2)) == []
+    assert failures(manifest(train=6, evaluation=2, quarantined=3)) == ["at most 20 % of the images are quarantined"]
+
+
+def test_an_image_without_bytes_is_found() -> None:
+    whole = manifest()
+    assert failures(replace(whole, locations=whole.locations.slice(1))) == ["every image is in a shard"]
+
+
+def test_twice_the_same_id_is_found() -> None:
+    whole = manifest()
+    doubled = replace(whole, images=pa.concat_tables([whole.images, whole.images.slice(0, 1)]))
+    assert "every image has one row" in failures(doubled)
+
+
+def test_the_quarantine_is_told_by_reason() -> None:
+    table = quarantine_table(manifest(quarantined=2))
+    assert "| truncated | 2 | `train/cat/8.jpg`, `train/cat/9.jpg` |" in table
+    assert quarantine_table(manifest(quarantined=0)) == "No image is quarantined.\n"
+
+
+def test_bounds_that_exclude_each_other_are_refused() -> None:
+    with pytest.raises(ValueError, match="max_side is below min_side"):
+        ValidateParams(min_side=100, max_side=50)
