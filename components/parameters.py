@@ -1,6 +1,8 @@
 """The base of every parameter model, and validation errors rewritten for people."""
 
 import difflib
+import hashlib
+import json
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
@@ -35,6 +37,11 @@ def validate(model: type[P], values: Mapping[str, Any], *, where: str) -> P:
         raise _explain(model, error, where) from None
 
 
+def parameters_hash(values: Mapping[str, Any]) -> str:
+    """SHA-256 of plain values as canonical JSON: independent of the order of keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def _explain(model: type[Params], error: ValidationError, where: str) -> UserError:
     first = error.errors()[0]
     location = [str(part) for part in first["loc"]]
@@ -46,22 +53,31 @@ def _explain(model: type[Params], error: ValidationError, where: str) -> UserErr
         remedy = f"did you mean '{nearest[0]}'?" if nearest else f"known keys are {', '.join(allowed)}"
         return UserError(f"{where}: unknown key '{key}'{more}", remedy=remedy)
     if first["type"] == "missing":
-        return UserError(f"{where}: key '{key}' is missing{more}", remedy="add it; `selfsight doctor` lists all keys")
+        return UserError(f"{where}: key '{key}' is missing{more}", remedy=f"add it: {_meaning(model, location)}")
     message = first["msg"].removeprefix("Value error, ")
     value = first.get("input")
     shown = f" is {value!r}" if isinstance(value, (str, int, float, bool, list, type(None))) else ""
     return UserError(f"{where}: '{key}'{shown}{more}" if key else f"{where}{more}", remedy=message)
 
 
+def _meaning(model: type[BaseModel], path: list[str]) -> str:
+    """Description of the field at `path`."""
+    owner = _model_at(model, path[:-1])
+    found = next((field for name, field in owner.model_fields.items() if path[-1] in (name, field.alias)), None)
+    return (found.description if found else None) or "it has no default"
+
+
 def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
-    """Names of the fields of the model nested at `path`."""
+    """Keys of the model nested at `path`."""
+    return [field.alias or name for name, field in _model_at(model, path).model_fields.items()]
+
+
+def _model_at(model: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """The model nested at `path`; parts that name no model are passed over."""
     for part in path:
-        field = model.model_fields.get(part)
-        nested = _model_in(field.annotation) if field else None
-        if nested is None:
-            continue
-        model = nested
-    return list(model.model_fields)
+        field = next((one for name, one in model.model_fields.items() if part in (name, one.alias)), None)
+        model = (_model_in(field.annotation) if field else None) or model
+    return model
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -21,6 +21,7 @@ NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+ENV_FILE = ".env"
 SAFE_DEFAULTS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -34,11 +35,12 @@ SAFE_DEFAULTS = {
 class Settings(BaseSettings):
     """Everything that differs between two machines that run the same pipeline.
 
-    Values come from `SELFSIGHT_*` variables, then from `.env` in the project's root, then from the defaults,
-    which need no server and no account.
+    Values come from `SELFSIGHT_*` variables, then from `.env` in the project's root, then (in a worktree, or a copy
+    that an experiment runs in) from that of the main working tree, then from the defaults, which need no server and
+    no account.
     """
 
-    model_config = SettingsConfigDict(env_prefix="SELFSIGHT_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="SELFSIGHT_", env_file=ENV_FILE, extra="ignore", frozen=True)
 
     root: Path = Field(default_factory=Path.cwd, description="the working tree of the project")
     home: Path | None = Field(
@@ -140,7 +142,8 @@ def get_settings() -> Settings:
     """
     quiet_environment()
     try:
-        settings = Settings()
+        here = Path.cwd()
+        settings = Settings(_env_file=(_main_worktree(here) / ENV_FILE, here / ENV_FILE))
     except ValidationError as error:
         first = error.errors()[0]
         name = "SELFSIGHT_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.errors import USER_ERROR_EXIT_CODE, UserError, no_space_is_a_user_error
 from components.settings import get_settings
 
 if TYPE_CHECKING:
@@ -62,12 +62,14 @@ def run(
 @app.command()
 def snapshot(data: Data = None, eval_: Eval = None) -> None:
     """Record what the source holds now, in data/source.lock, and which embedder is used."""
+    from flows.exclusion import sole_pipeline
     from flows.params_edit import Request
     from flows.run import change_parameters, take_snapshot
 
     settings = _settings()
-    change_parameters(settings, Request(data, eval_))
-    take_snapshot(settings, always=True)
+    with sole_pipeline(settings.root):
+        change_parameters(settings, Request(data, eval_))
+        take_snapshot(settings, always=True)
 
 
 @app.command()
@@ -184,7 +186,8 @@ def main() -> None:
     """Entry point: what a user can mend is one line and exit code 2, without a traceback."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        app(prog_name=Path(sys.argv[0]).name)
+        with no_space_is_a_user_error("working"):
+            app(prog_name=Path(sys.argv[0]).name)
     except UserError as error:
         sys.stderr.write(f"selfsight: {error}\n")
         sys.exit(USER_ERROR_EXIT_CODE)

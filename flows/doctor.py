@@ -1,6 +1,5 @@
 """`selfsight doctor`: is this machine fit, is the experiment set up, do the services answer."""
 
-import os
 import platform
 import shutil
 import subprocess
@@ -8,10 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from components.errors import UserError
+from components.redaction import redact
 from components.settings import Settings
 from components.stages import paths
 from flows.preflight import CHEAP, Body, Check, run_check
-from flows.redaction import redact
 
 GIB = 2**30
 MINIMUM_PYTHON = (3, 11)
@@ -44,15 +44,6 @@ def check_device(settings: Settings) -> Check:
         return Check("device", "ok", f"CPU, {settings.thread_count()} threads a process")
     properties = torch.cuda.get_device_properties(0)
     return Check("device", "ok", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
-
-
-def check_processes(settings: Settings) -> Check:
-    """There are not more training processes than cores or GPUs."""
-    cores = len(os.sched_getaffinity(0))
-    if settings.processes > cores:
-        what = f"SELFSIGHT_PROCESSES is {settings.processes} on {cores} cores"
-        return Check("processes", "fail", what, f"set it to at most {cores}")
-    return Check("processes", "ok", f"{settings.processes} on {cores} cores")
 
 
 def check_memory(_: Settings) -> Check:
@@ -142,6 +133,8 @@ def check_mlflow(settings: Settings) -> Check:
     where = redact(settings.tracking_uri)
     try:
         initialise_database(settings)
+    except UserError:
+        raise
     except Exception as error:  # MLflow may fail in any way
         remedy = "mend SELFSIGHT_MLFLOW_URI or start the server; runs are kept in the journal until it answers"
         return Check("mlflow", "warn", f"{where} does not answer ({type(error).__name__})", remedy)
@@ -167,15 +160,15 @@ def check_prefect(_: Settings) -> Check:
 
 
 def check_s3(settings: Settings) -> Check:
-    """The bucket to share through, if one is set, is there."""
-    from flows.sharing import check_bucket
+    """The buckets to share through and to keep artifacts in, if any are set, are there."""
+    from flows.sharing import artifact_bucket, check_bucket
 
-    if settings.s3_bucket is None:
-        return Check("s3", "ok", "no bucket set, nothing is shared")
-    check_bucket(settings)
-    return Check("s3", "ok", f"s3://{settings.s3_bucket}")
+    buckets = [name for name in (settings.s3_bucket, artifact_bucket(settings)) if name is not None]
+    for name in buckets:
+        check_bucket(name, settings)
+    return Check("s3", "ok", ", ".join(f"s3://{name}" for name in buckets) or "no bucket set, nothing is shared")
 
 
-MACHINE: tuple[Body, ...] = (check_device, check_processes, check_memory, check_shared_memory, check_disk)
+MACHINE: tuple[Body, ...] = (check_device, check_memory, check_shared_memory, check_disk)
 EXPERIMENT: tuple[Body, ...] = (check_data, check_snapshot, check_labels, check_record)
 SERVICES: tuple[Body, ...] = (check_mlflow, check_prefect, check_s3)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
-from flows.redaction import holds_secret
-from flows.yaml_text import parse, set_value
+from components.redaction import holds_secret
+from flows.yaml_text import parse, remove_key, set_value
 
 RECIPES = Path("infra/recipes")
 
@@ -33,7 +33,8 @@ class Request:
 def edit_params(path: Path, request: Request, check: Callable[[str], object], *, recipes: Path = RECIPES) -> str:
     """Changes `params.yaml` in place, comments kept.
 
-    Later ones win: the recipe, then the sources, then single keys.
+    Later ones win: the recipe, then the sources, then single keys. Of a section that the recipe names, all becomes as
+    the recipe says: what it does not name falls back to its default.
 
     Args:
         path: the file.
@@ -54,8 +55,9 @@ def edit_params(path: Path, request: Request, check: Callable[[str], object], *,
     except FileNotFoundError:
         raise UserError(f"{path}: no such file", remedy="run in the root of the project") from None
     _require_mapping(before, path)
-    after = before
-    for keys, value in _changes(request, recipes):
+    recipe = _read_recipe(request.recipe, recipes) if request.recipe is not None else {}
+    after = _without_others(before, recipe)
+    for keys, value in _changes(request, recipe):
         _refuse_secrets(keys, value)
         after = set_value(after, keys, value)
     check(after)
@@ -82,10 +84,22 @@ def _require_mapping(text: str, path: Path) -> None:
         raise UserError(f"{path}: holds no sections", remedy="restore it with `git checkout params.yaml`")
 
 
-def _changes(request: Request, recipes: Path) -> list[tuple[list[str], Any]]:
-    changes: list[tuple[list[str], Any]] = []
-    if request.recipe is not None:
-        changes += _leaves(_read_recipe(request.recipe, recipes))
+def _without_others(text: str, recipe: Mapping[str, Any]) -> str:
+    """The text without the keys that the recipe does not name in the sections that it names."""
+    wanted = {tuple(keys) for keys, _ in _leaves(recipe)}
+    present = {name: section for name, section in parse(text).items() if name in recipe}
+    for keys, _ in _leaves(present):
+        # from the outermost mapping that holds nothing of the recipe
+        for depth in range(2, len(keys) + 1):
+            outer = tuple(keys[:depth])
+            if not any(one[:depth] == outer or outer[: len(one)] == one for one in wanted):
+                text = remove_key(text, outer)
+                break
+    return text
+
+
+def _changes(request: Request, recipe: Mapping[str, Any]) -> list[tuple[list[str], Any]]:
+    changes = _leaves(recipe)
     if request.data is not None:
         # labelled images of another source would say nothing about this one
         changes += [(["snapshot", "source"], request.data), (["snapshot", "eval"], None)]

@@ -12,9 +12,8 @@ from components.errors import UserError
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.lifeline import follow_parents
-from components.tracking import Run, start_run
-from components.tracking.locking import file_lock
-from flows.dvc_locks import clear_stale_locks, mend_lock
+from components.tracking import Run, initialise_database, start_run
+from flows.exclusion import sole_pipeline
 from flows.graph import Phase, read_graph
 from flows.repro import Reproduced, Reproducer
 from flows.stage_task import reproducer, run_stage, stage_run_id
@@ -57,11 +56,8 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
     if settings.lifeline is not None:
         follow_parents(settings.lifeline)
     start = time.monotonic()
-    with file_lock(settings.root / ".dvc" / "tmp" / "selfsight.lock", blocking=False) as is_mine:
-        if not is_mine:
-            raise UserError("a pipeline runs in this working tree already", remedy="wait for it, or stop it")
-        clear_stale_locks(settings.root)
-        mend_lock(settings.root)
+    with sole_pipeline(settings.root):
+        _prepare_tracking(settings)
         graph = read_graph(settings.root).up_to(phases or [])
         current = {status.stage for status in stage_statuses(settings.root) if status.is_current}
         params = {"phases": [phase.name for phase in graph.phases], "retries": retries}
@@ -72,6 +68,20 @@ def pipeline(phases: list[str] | None = None, retries: int = 1, retry_delay_seco
                 for phase in graph.phases:
                     walk.flow_of(phase)()
             return PipelineResult(tuple(walk.done), walk.version, time.monotonic() - start)
+
+
+def _prepare_tracking(settings: Settings) -> None:
+    """Makes the MLflow database before any stage opens it; a tracking server that is away is no obstacle.
+
+    Raises:
+        UserError: if the settings contradict what MLflow has on record.
+    """
+    try:
+        initialise_database(settings)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow may fail in any way
+        get_run_logger().warning("MLflow is away (%s); the journal keeps what is logged", type(error).__name__)
 
 
 @contextmanager

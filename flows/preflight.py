@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 from components.errors import UserError
+from components.redaction import redact, redact_text
 from components.settings import Settings
 from components.stages import paths
-from flows.redaction import redact
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -53,8 +53,8 @@ def run_check(body: Body, settings: Settings) -> Check:
     except UserError as error:
         return Check(name, "fail", error.what, error.remedy)
     except Exception as error:  # a doctor that dies of the illness helps nobody
-        text = " ".join(str(error).split())[:200]
-        return Check(name, "fail", f"{type(error).__name__}: {redact(text)}", "see the message")
+        text = redact_text(" ".join(str(error).split()))[:200]
+        return Check(name, "fail", f"{type(error).__name__}: {text}", "see the message")
 
 
 def check_compiler(_: Settings) -> Check:
@@ -115,8 +115,30 @@ def check_parameters(settings: Settings) -> Check:
     return Check("parameters", "ok", str(paths.PARAMS))
 
 
+def check_processes(settings: Settings) -> Check:
+    """There is a core or a GPU for each training process, and the batches can be divided among them."""
+    from components.stages.params import load_params
+    from components.training.launch import check_processes as device_for
+
+    device = device_for(settings)
+    params = load_params(settings.root / paths.PARAMS)
+    for section in (params.pretrain, params.distill):
+        section.share(settings.processes)
+    return Check("processes", "ok", f"{settings.processes} on {device}")
+
+
+def check_artifact_store(settings: Settings) -> Check:
+    """The bucket that models and pictures go to is there: they are uploaded after hours of work."""
+    from flows.sharing import artifact_bucket, check_bucket
+
+    bucket = artifact_bucket(settings)
+    if bucket is not None:
+        check_bucket(bucket, settings)
+    return Check("artifacts", "ok", redact(settings.artifacts))
+
+
 PROJECT: tuple[Body, ...] = (check_project, check_git, check_dvc)
 TOOLS: tuple[Body, ...] = (*PROJECT, check_compiler, check_headers)
-PARAMETERS: tuple[Body, ...] = (check_parameters,)
+PARAMETERS: tuple[Body, ...] = (check_parameters, check_processes, check_artifact_store)
 CHEAP: tuple[Body, ...] = (*TOOLS, *PARAMETERS)
 """In the order in which people mend things."""

@@ -15,8 +15,8 @@ import psutil
 
 from flows.output import Output, open_terminal, pass_on
 
-GRACE_SECONDS = 30.0
-"""How long a stopped stage may write its checkpoint before it is killed."""
+GRACE_SECONDS = 75.0
+"""How long a stopped stage may write its checkpoint before it is killed: longer than it waits for that itself."""
 POLL_SECONDS = 0.05
 MARK = "SELFSIGHT_LEASH"
 

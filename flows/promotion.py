@@ -5,14 +5,11 @@ from dataclasses import dataclass
 
 from components.errors import UserError
 from components.registry.gates import GateResult, compare
-from components.registry.promotion import promote, rollback
-from components.registry.versions import CANDIDATE, RegisteredVersion, by_alias, by_number, champion
+from components.registry.promotion import promote, record_judgement, rollback
+from components.registry.versions import CANDIDATE, IDENTITY, RegisteredVersion, by_alias, by_number, champion
 from components.settings import Settings
 from components.stages import paths
 from components.stages.params import PipelineParams
-
-IMAGES = ("queries", "bank")
-"""What of a version's evaluation says on which images it was measured."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,8 @@ class Decision:
 def decide(params: PipelineParams, settings: Settings, version: str | None = None) -> Decision:
     """Compares a version with the champion.
 
-    A champion that was measured on other images is measured again on those of the present pipeline.
+    Where the two were measured on different images, or in another way, those that were not measured on the images of
+    the present pipeline are measured on them.
 
     Args:
         params: protocols and gate.
@@ -41,10 +39,13 @@ def decide(params: PipelineParams, settings: Settings, version: str | None = Non
     if asking is None:
         raise UserError("there is no candidate", remedy="`selfsight run` registers one")
     current = champion(settings)
-    again = None
-    if current is not None and current.version != asking.version and not _same_images(asking, current):
-        again = measure_again(current, params, settings)
-    return Decision(asking, current, compare(asking, current, params.retrain.gate, champion_score=again))
+    again: dict[str, Mapping[str, float] | None] = {}
+    if current is not None and current.version != asking.version and not _is_comparable(asking, current):
+        images = PresentImages(params, settings)
+        again = {one.version: images.scores(one) for one in (asking, current) if one.identity != images.identity}
+    scores = [again.get(one.version) if one is not None else None for one in (current, asking)]
+    result = compare(asking, current, params.retrain.gate, champion_score=scores[0], candidate_score=scores[1])
+    return Decision(asking, current, result)
 
 
 def apply(decision: Decision, settings: Settings, *, reason: str) -> str:
@@ -57,7 +58,9 @@ def apply(decision: Decision, settings: Settings, *, reason: str) -> str:
         UserError: if the champion is another one by now.
     """
     expected = decision.champion.version if decision.champion else None
-    return str(promote(decision.version.version, settings, expected=expected, reason=reason))
+    done = str(promote(decision.version.version, settings, expected=expected, reason=reason))
+    record_judgement(decision.version, reason, settings)
+    return done
 
 
 def promote_version(params: PipelineParams, settings: Settings, version: str | None, *, force: bool) -> str:
@@ -97,46 +100,63 @@ def roll_back(settings: Settings) -> str:
     return str(rollback(settings, reason="by hand"))
 
 
-def measure_again(version: RegisteredVersion, params: PipelineParams, settings: Settings) -> Mapping[str, float] | None:
-    """Scores a registered version on the images of the present pipeline.
+class PresentImages:
+    """The labelled images of the present pipeline, to measure registered versions on.
 
-    Returns:
-        Scores as in the metrics of stage `evaluate`, without the model's name; None if nothing is labelled.
+    Args:
+        params: protocols.
+        settings: where things are.
+
+    Raises:
+        UserError: if the data is not here.
     """
-    from components.data.manifest import Manifest
-    from components.data.shards import ShardReader
-    from components.data.tables import read_table
-    from components.evaluation.scores import knn_scores, linear_scores
-    from components.evaluation.split import labelled_split
-    from components.features.extraction import Features, extract
-    from components.models.backbone import load_backbone
 
-    manifest = Manifest.load(settings.root / paths.MANIFEST)
-    kept = set(read_table(settings.root / paths.DEDUP / "kept.parquet")["id"].to_pylist())
-    split = labelled_split(manifest, kept, seed=params.evaluate.seed)
-    if split is None:
-        return None
-    backbone = load_backbone(version.uri, expected_hash=version.digest or None)
-    with ShardReader(settings.root / paths.SHARDS, manifest.locations) as reader:
+    def __init__(self, params: PipelineParams, settings: Settings) -> None:
+        from components.data.manifest import Manifest
+        from components.data.tables import read_table
+        from components.evaluation.split import labelled_split
+        from components.registry.lineage import evaluation_identity
 
-        def features(ids: tuple[str, ...]) -> Features:
-            return extract(
-                backbone.model,
-                reader,
-                ids,
-                backbone.preprocess,
-                batch_size=params.evaluate.batch_size,
-                device=settings.torch_device(),
-                description=f"champion, version {version.version}",
-            )
+        self._params = params
+        self._settings = settings
+        self._manifest = Manifest.load(settings.root / paths.MANIFEST)
+        kept = settings.root / paths.DEDUP / "kept.parquet"
+        found = evaluation_identity(self._manifest, kept, params.evaluate.protocol())
+        self.identity = tuple(found[name] for name in IDENTITY)
+        self._split = labelled_split(self._manifest, set(read_table(kept)["id"].to_pylist()), seed=params.evaluate.seed)
 
-        bank, queries = features(split.bank), features(split.queries)
-    scores = knn_scores(bank.last, queries.last, split)
-    if params.retrain.gate.score.startswith("linear"):
-        scores |= linear_scores(bank, queries, split, params.evaluate.linear, seed=params.evaluate.seed)
-    return scores
+    def scores(self, version: RegisteredVersion) -> Mapping[str, float] | None:
+        """Scores of a version as in the metrics of stage `evaluate`, without its role; None if nothing is labelled."""
+        from components.data.shards import ShardReader
+        from components.evaluation.evaluate import DIGITS
+        from components.evaluation.scores import knn_scores, linear_scores
+        from components.features.extraction import Features, extract
+        from components.models.backbone import load_backbone
+
+        split, params = self._split, self._params.evaluate
+        if split is None:
+            return None
+        backbone = load_backbone(version.uri, expected_hash=version.digest or None)
+        with ShardReader(self._settings.root / paths.SHARDS, self._manifest.locations) as reader:
+
+            def features(ids: tuple[str, ...]) -> Features:
+                return extract(
+                    backbone.model,
+                    reader,
+                    ids,
+                    backbone.preprocess,
+                    batch_size=params.batch_size,
+                    device=self._settings.torch_device(),
+                    description=f"version {version.version}",
+                )
+
+            bank, queries = features(split.bank), features(split.queries)
+        scores = knn_scores(bank.last, queries.last, split)
+        if self._params.retrain.gate.score.startswith("linear"):
+            scores |= linear_scores(bank, queries, split, params.linear, seed=params.seed)
+        # as those on record: else a tie would be lost by what is left after the last digit
+        return {name: round(value, DIGITS) for name, value in scores.items()}
 
 
-def _same_images(a: RegisteredVersion, b: RegisteredVersion) -> bool:
-    ours, theirs = a.evaluation, b.evaluation
-    return all(ours.get(name) and ours.get(name) == theirs.get(name) for name in IMAGES)
+def _is_comparable(a: RegisteredVersion, b: RegisteredVersion) -> bool:
+    return a.identity is not None and a.identity == b.identity

@@ -1,20 +1,30 @@
-"""The loop: new images, the pipeline, the gate, the promotion, the push."""
+"""The loop: new images, the pipeline, the gate, the promotion, the push.
 
+Every part of a turn notices by itself whether it is still to be done, so that a turn that was cut off anywhere is
+taken up by the next one, although there are no new images by then.
+"""
+
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from components.settings import get_settings
+from components.errors import UserError
+from components.models.backbone import artifact_hash
+from components.registry.promotion import is_judged, record_judgement
+from components.registry.versions import RegisteredVersion, by_digest, champion
+from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.lifeline import follow_parents
-from components.stages.params import load_params
+from components.stages.params import PipelineParams, load_params
+from flows.exclusion import sole_pipeline
 from flows.output import Output
 from flows.pipeline import pipeline
 from flows.preflight import preflight
 from flows.promotion import apply, decide
-from flows.sharing import transfer
+from flows.sharing import require_bucket, transfer
 from flows.snapshot import refresh_embedder, refresh_source
 from flows.status import is_up_to_date
 from flows.terminal import current_terminal
@@ -22,6 +32,7 @@ from flows.terminal import current_terminal
 SKIPPED = "Skipped"
 REFUSED = "Refused"
 PROMOTED = "Promoted"
+SHARED = "Shared"
 
 
 @flow(name="retrain", flow_run_name="retrain")
@@ -33,7 +44,8 @@ def retrain(retries: int = 1) -> State[Any]:
 
     Returns:
         A completed state: "Skipped" if the source holds nothing new and nothing is left to do from before, "Refused" if
-        the gate keeps the champion, "Promoted" if there is a new one.
+        the gate keeps the champion, "Promoted" if there is a new one, "Shared" if all that was left to do was to push
+        what an earlier turn promoted.
 
     Raises:
         UserError: if the user can mend what is wrong.
@@ -43,20 +55,61 @@ def retrain(retries: int = 1) -> State[Any]:
     if settings.lifeline is not None:
         follow_parents(settings.lifeline)
     preflight(settings)
-    params = load_params(settings.root / paths.PARAMS)
-    news = refresh_source(params, settings)
-    if news is None and is_up_to_date(settings.root):
-        return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
-    _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
-    refresh_embedder(params, settings, always=news is not None)
-    pipeline(retries=retries)
-    decision = decide(params, settings)
-    if not decision.result.passed:
-        return Completed(name=REFUSED, message=f"version {decision.version.version} {decision.result}")
-    done = apply(decision, settings, reason=str(decision.result))
     if settings.s3_bucket is not None:
-        transfer("push", settings, _pass_on)
-    return Completed(name=PROMOTED, message=done)
+        require_bucket(settings)  # now, not after hours of training
+    with sole_pipeline(settings.root):
+        params = load_params(settings.root / paths.PARAMS)
+        news = refresh_source(params, settings)
+        released = _released(settings)
+        if news is not None or released is None or not is_up_to_date(settings.root):
+            _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
+            refresh_embedder(params, settings, always=news is not None)
+            pipeline(retries=retries)
+            released = _released(settings)
+            if released is None:
+                raise UserError("the release could not be registered", remedy="see the lines above, then run again")
+        outcome = _judge(released, params, settings)
+        shared = _pay(settings)
+        if outcome is not None:
+            return outcome
+        if shared:
+            return Completed(name=SHARED, message="pushed what an earlier turn promoted")
+        if news is not None:
+            return Completed(name=SKIPPED, message=f"version {released}, made of the new images, was judged before")
+        return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
+
+
+def _released(settings: Settings) -> RegisteredVersion | None:
+    """The version that this working tree's release is registered as, whatever the alias `candidate` is on by now."""
+    release = settings.root / paths.RELEASE
+    return by_digest(artifact_hash(release), settings) if release.is_dir() else None
+
+
+def _judge(released: RegisteredVersion, params: PipelineParams, settings: Settings) -> State[Any] | None:
+    """Holds the release against the champion and promotes it if it passes; None if that has been done before."""
+    if released == champion(settings) or is_judged(released):
+        return None
+    decision = decide(params, settings, released.version)
+    if not decision.result.passed:
+        record_judgement(decision.version, str(decision.result), settings)
+        return Completed(name=REFUSED, message=f"version {decision.version.version} {decision.result}")
+    if settings.s3_bucket is not None:
+        _debt(settings).touch()  # before the promotion: a kill in between must not leave it unshared
+    return Completed(name=PROMOTED, message=apply(decision, settings, reason=str(decision.result)))
+
+
+def _pay(settings: Settings) -> bool:
+    """Pushes if a promotion has not been shared yet; returns whether there was one."""
+    if settings.s3_bucket is None or not _debt(settings).exists():
+        return False
+    transfer("push", settings, _pass_on)
+    _debt(settings).unlink()
+    return True
+
+
+def _debt(settings: Settings) -> Path:
+    """A file that stands from before a promotion until it has been pushed."""
+    return settings.root / ".dvc" / "tmp" / "selfsight.unshared"
 
 
 def _pass_on(output: Output) -> None:

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from components.redaction import redact
 from components.settings import Settings
 from components.stages import paths
+from flows.exclusion import sole_pipeline
 from flows.graph import read_graph
 from flows.params_edit import Request, edit_params
 from flows.preflight import PARAMETERS, TOOLS, preflight
-from flows.redaction import redact
 from flows.scores import read_metrics, score_table
 from flows.server import prefect_server
 
@@ -37,18 +38,19 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
         StageError: if a stage failed otherwise.
     """
     preflight(settings, TOOLS)
-    change_parameters(settings, request)
-    preflight(settings, PARAMETERS)
-    if phases:
-        read_graph(settings.root).up_to(phases)
-    # it starts while the sources are listed
-    with signals_unwind(), prefect_server(settings) as orchestrator:
-        take_snapshot(settings, always=False)
-        from flows.pipeline import pipeline
-        from flows.terminal import own_terminal
+    with sole_pipeline(settings.root):
+        if phases:
+            read_graph(settings.root).up_to(phases)
+        change_parameters(settings, request)
+        preflight(settings, PARAMETERS)
+        # it starts while the sources are listed
+        with signals_unwind(), prefect_server(settings) as orchestrator:
+            take_snapshot(settings, always=False)
+            from flows.pipeline import pipeline
+            from flows.terminal import own_terminal
 
-        with own_terminal(), orchestrator.connect():
-            result = pipeline(phases=list(phases) or None, retries=retries)
+            with own_terminal(), orchestrator.connect():
+                result = pipeline(phases=list(phases) or None, retries=retries)
     show_result(settings, result)
 
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from components.errors import UserError
+from components.redaction import redact
 from components.settings import Settings, child_environment
 from flows.processes import Leashed
-from flows.redaction import redact
 
 START_SECONDS = 180.0
 STOP_SECONDS = 1.0

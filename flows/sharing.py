@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from components.errors import UserError
+from components.redaction import holds_secret, redact
 from components.settings import Settings, child_environment
 from flows.output import Output
 from flows.processes import Prepared
-from flows.redaction import holds_secret, redact
 
 REMOTE = "share"
+S3_SCHEME = "s3://"
 CONNECT_SECONDS = 5
 READ_SECONDS = 30
 ATTEMPTS = 3
@@ -60,8 +61,7 @@ def transfer(direction: Literal["push", "pull"], settings: Settings, on_output: 
     Raises:
         UserError: if there is no bucket, or it cannot be used, or not everything is there.
     """
-    configure_remote(settings)
-    check_bucket(settings)
+    require_bucket(settings)
     last = ""
 
     def listen(output: Output) -> None:
@@ -84,8 +84,25 @@ _REMEDY = {
 }
 
 
-def check_bucket(settings: Settings) -> None:
-    """Asks the server for the bucket.
+def require_bucket(settings: Settings) -> None:
+    """Makes the settings' bucket the DVC remote, and asks the server for it.
+
+    Raises:
+        UserError: as `configure_remote` and `check_bucket`.
+    """
+    configure_remote(settings)
+    assert settings.s3_bucket is not None
+    check_bucket(settings.s3_bucket, settings)
+
+
+def artifact_bucket(settings: Settings) -> str | None:
+    """The bucket that MLflow's artifacts go to; None if they go elsewhere."""
+    root = settings.artifact_root or ""
+    return root.removeprefix(S3_SCHEME).partition("/")[0] if root.startswith(S3_SCHEME) else None
+
+
+def check_bucket(bucket: str, settings: Settings) -> None:
+    """Asks the server for a bucket.
 
     Raises:
         UserError: if it cannot be reached, refuses, or does not have the bucket.
@@ -96,8 +113,6 @@ def check_bucket(settings: Settings) -> None:
 
     retries: Any = {"mode": "standard", "max_attempts": ATTEMPTS}
     config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries=retries)
-    bucket = settings.s3_bucket
-    assert bucket is not None
     try:
         client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint, config=config)
         client.head_bucket(Bucket=bucket)
@@ -109,7 +124,9 @@ def check_bucket(settings: Settings) -> None:
 
 def _refusal(code: str, bucket: str) -> UserError:
     if code in ("404", "NoSuchBucket"):
-        return UserError(f"s3://{bucket}: no such bucket", remedy="make it, or mend SELFSIGHT_S3_BUCKET")
+        return UserError(
+            f"s3://{bucket}: no such bucket", remedy="make it, or mend SELFSIGHT_S3_BUCKET (SELFSIGHT_ARTIFACT_ROOT)"
+        )
     if code in REFUSED:
         remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the rights to the bucket"
         return UserError(f"s3://{bucket}: the credentials are refused ({code})", remedy=remedy)

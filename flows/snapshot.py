@@ -4,9 +4,8 @@ import logging
 from pathlib import Path
 
 from components.curation.embedding import (
-    BUILTIN,
-    CHAMPION,
     EmbedderLock,
+    is_asked_for,
     read_embedder_lock,
     resolve_embedder,
     write_embedder_lock,
@@ -15,16 +14,14 @@ from components.data.lock import Role, SourceLock, read_lock, same_lock, write_l
 from components.data.snapshot import take_snapshot
 from components.data.sources import open_source
 from components.errors import UserError
-from components.features.descriptor import descriptor_name
 from components.models.backbone import load_backbone
+from components.redaction import redact
 from components.registry.versions import RegistryUnavailable, champion
 from components.settings import Settings
 from components.stages import paths
 from components.stages.params import PipelineParams
-from flows.redaction import redact
 
 _log = logging.getLogger(__name__)
-REGISTERED = "models:/"
 
 
 def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
@@ -86,7 +83,7 @@ def refresh_embedder(params: PipelineParams, settings: Settings, *, always: bool
     """
     path = settings.root / paths.EMBEDDER_LOCK
     before = _embedder_at(path)
-    if not always and before is not None and _fits(before, params.embed.embedder):
+    if not always and before is not None and is_asked_for(before, params.embed.embedder):
         return None
     try:
         found = resolve_embedder(params.embed, lambda: _champion(settings), lambda uri: load_backbone(uri).digest)
@@ -99,13 +96,6 @@ def refresh_embedder(params: PipelineParams, settings: Settings, *, always: bool
         return None
     write_embedder_lock(found, path)
     return f"{redact(found.uri)} {found.version}".strip()
-
-
-def _fits(lock: EmbedderLock, wanted: str) -> bool:
-    """Whether a lock is what resolving `wanted` may give."""
-    if lock.uri == BUILTIN:
-        return wanted in (BUILTIN, CHAMPION) and lock.version == descriptor_name()
-    return wanted == lock.uri or (wanted == CHAMPION and lock.uri.startswith(REGISTERED))
 
 
 def _champion(settings: Settings) -> EmbedderLock | None:

@@ -12,10 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.states import Completed
 
+from components.redaction import redact
 from components.settings import get_settings
 from components.stages import paths
 from flows.output import Output
-from flows.redaction import redact
 from flows.repro import Reproduced, Reproducer, StageError
 from flows.terminal import current_terminal
 

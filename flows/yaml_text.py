@@ -50,6 +50,38 @@ def set_value(text: str, path: Sequence[str], value: Any) -> str:
     return _replace(text, key_node, node, value)
 
 
+def remove_key(text: str, path: Sequence[str]) -> str:
+    """Removes one key with its value; comments on lines of their own stay.
+
+    Args:
+        text: a YAML mapping.
+        path: keys from the root.
+
+    Returns:
+        The new text; the same one if there is no such key. A mapping that loses its last key becomes `{}`.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.nodes import MappingNode
+
+    node = YAML(typ="safe", pure=True).compose(text)
+    for name in path[:-1]:
+        node = next((value for key, value in node.value if key.value == name), None)
+        if not isinstance(node, MappingNode):
+            return text
+    found = next((pair for pair in node.value if pair[0].value == path[-1]), None)
+    if found is None:
+        return text
+    if node.flow_style or len(node.value) == 1:
+        parent: Any = parse(text)
+        for name in path[:-1]:
+            parent = parent[name]
+        return set_value(text, path[:-1], {key: value for key, value in parent.items() if key != path[-1]})
+    key, value = found
+    start = text.rfind("\n", 0, key.start_mark.index) + 1
+    end = text.find("\n", _end(text, key, value))
+    return text[:start] + (text[end + 1 :] if end >= 0 else "")
+
+
 def _replace(text: str, key: Any, node: Any, value: Any) -> str:
     end = _end(text, key, node)
     start = min(node.start_mark.index, end)

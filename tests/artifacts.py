@@ -11,7 +11,7 @@ from components.models.backbone import Preprocess, save_backbone
 from components.models.vit import VisionTransformer, ViTConfig
 
 CONFIG = ViTConfig(name="test", image_size=8, patch_size=4, width=8, depth=2, heads=2)
-SAME_IMAGES = {"queries": "q" * 64, "bank": "b" * 64}
+SAME_IMAGES = {"queries": "q" * 64, "bank": "b" * 64, "protocol": "p" * 64}
 
 
 def evaluation(

@@ -17,6 +17,7 @@ from components.parameters import Params
 
 CHAMPION = "champion"
 BUILTIN = "builtin"
+REGISTERED = "models:/"
 
 
 class EmbedParams(Params):
@@ -58,6 +59,13 @@ def resolve_embedder(
     return EmbedderLock(params.embedder, "", digest_of(params.embedder))
 
 
+def is_asked_for(lock: EmbedderLock, wanted: str) -> bool:
+    """Whether a lock is what resolving `embed.embedder` may give; `champion` may be any registered version."""
+    if lock.uri == BUILTIN:
+        return wanted in (BUILTIN, CHAMPION) and lock.version == descriptor_name()
+    return wanted == lock.uri or (wanted == CHAMPION and lock.uri.startswith(REGISTERED))
+
+
 def write_embedder_lock(lock: EmbedderLock, path: Path) -> None:
     """Writes the lock, replacing the file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,12 +104,12 @@ def embed(
     Raises:
         UserError: if the embedder is not the one that was locked, or gives no numbers.
     """
+    if not is_asked_for(lock, params.embedder):
+        raise UserError(
+            f"embed.embedder is {params.embedder}, the snapshot names {lock.uri} {lock.version}",
+            remedy="take a new snapshot with `selfsight snapshot`",
+        )
     if lock.uri == BUILTIN:
-        if lock.version != descriptor_name():
-            raise UserError(
-                f"the snapshot names descriptor {lock.version}, this is {descriptor_name()}",
-                remedy="take a new snapshot with `selfsight snapshot`",
-            )
         return describe_thumbnails(torch.from_numpy(load_thumbnails(reader, ids))).numpy()
     vectors = _features(lock, reader, ids, params, device)
     if not np.isfinite(vectors).all():

@@ -6,7 +6,7 @@ evaluation set says which images it cares about.
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -21,8 +21,10 @@ from components.parameters import Params
 class RetrieveParams(Params):
     """Which of the kept images are trained on."""
 
-    mode: Literal["knn", "all"] = Field(
-        "knn", description="knn: the nearest images of the queries; all: every kept image, only scored"
+    mode: Literal["auto", "knn", "all"] = Field(
+        "auto",
+        description="knn: the nearest images of the queries; all: every kept image, only scored; auto: knn where there "
+        "is an evaluation source, else all, because a part held out by chance does not say what one cares about",
     )
     queries: int = Field(
         500, ge=1, le=100_000, description="query images, drawn by hash from the evaluation part, without labels"
@@ -33,6 +35,15 @@ class RetrieveParams(Params):
     )
     min_images: int = Field(64, ge=1, description="images at least; fewer is an error")
     seed: int = Field(0, ge=0, description="of the draw of queries")
+
+    def resolved(self, *, own_evaluation: bool) -> Self:
+        """The same with `auto` resolved.
+
+        Args:
+            own_evaluation: whether the queries come from an evaluation source, not from a held-out part.
+        """
+        chosen = self.mode if self.mode != "auto" else ("knn" if own_evaluation else "all")
+        return self.model_copy(update={"mode": chosen})
 
 
 class Retrieved(NamedTuple):
@@ -60,7 +71,7 @@ def retrieve(
     Args:
         base: vectors of unit length of the images that deduplication kept.
         queries: vectors of unit length of the images one cares about.
-        params: mode and numbers.
+        params: mode, resolved, and numbers.
         device: where the search runs.
 
     Raises:

@@ -4,6 +4,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
@@ -25,6 +26,10 @@ class EvaluateParams(Params):
     batch_size: int = Field(default=256, ge=1, description="images of one forward pass")
     linear: LinearParams = Field(default=LinearParams(), description="linear probe")
     pictures: int = Field(default=16, ge=0, description="images shown in each picture; 0: no pictures")
+
+    def protocol(self) -> dict[str, Any]:
+        """The parameters that decide the scores, as plain values: scores of other ones are not comparable."""
+        return self.model_dump(mode="json", include={"seed", "linear"})
 
 
 def write_page(metrics: Mapping[str, float], pictures: Sequence[tuple[str, str]], path: Path) -> None:

@@ -1,5 +1,6 @@
 """Distillation of a frozen, larger teacher into a student (Oquab et al. 2024, section 5)."""
 
+from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
@@ -69,7 +70,7 @@ class DistillationObjective(DINOv2Objective):
         Raises:
             UserError: when patch sizes or heads of student and teacher do not fit together.
         """
-        _check_fit(config, params, teacher)
+        check_fit(config, params, TeacherShape.of(teacher))
         with seeded_weights(seed):
             student = Branch.build(config, params.dino_head, params.ibot_head if params.ibot_weight > 0 else None)
         with seeded_weights(seed):
@@ -96,28 +97,62 @@ class DistillationObjective(DINOv2Objective):
         return self.student.backbone.read_out(batch.crops, patch_rows(batch, patches))
 
 
-def _check_fit(config: ViTConfig, params: DistillationParams, teacher: Branch) -> None:
-    theirs = teacher.backbone.config
-    if config.patch_size != theirs.patch_size or config.channels != theirs.channels:
+@dataclass(frozen=True)
+class TeacherShape:
+    """What a student has to fit.
+
+    Attributes:
+        patch_size: pixels.
+        channels: of its images.
+        dino_prototypes: columns of its DINO head.
+        ibot_prototypes: columns of its iBOT head; None: the DINO head serves both.
+    """
+
+    patch_size: int
+    channels: int
+    dino_prototypes: int
+    ibot_prototypes: int | None
+
+    @classmethod
+    def of(cls, teacher: Branch) -> Self:
+        """The shape of a loaded teacher."""
+        config, ibot = teacher.backbone.config, teacher.ibot_head
+        dino_prototypes = teacher.dino_head.prototypes.weight.shape[0]
+        ibot_prototypes = None if ibot is None else ibot.prototypes.weight.shape[0]
+        return cls(config.patch_size, config.channels, dino_prototypes, ibot_prototypes)
+
+
+def check_fit(config: ViTConfig, params: DistillationParams, teacher: TeacherShape) -> None:
+    """Checks that a student can be distilled from a teacher.
+
+    Args:
+        config: architecture of the student.
+        params: losses and heads of the student.
+        teacher: what it has to fit.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    if config.patch_size != teacher.patch_size or config.channels != teacher.channels:
         raise UserError(
             f"student with patch {config.patch_size} and {config.channels} channels, teacher with patch "
-            f"{theirs.patch_size} and {theirs.channels} channels",
-            remedy="give the student the teacher's patch size and channels",
+            f"{teacher.patch_size} and {teacher.channels} channels",
+            remedy="give the student the teacher's patch size and channels (distill.model, pretrain.model)",
         )
-    _check_head("dino_head", params.dino_head, teacher.dino_head.prototypes.weight.shape[0])
+    _check_head("dino_head", params.dino_head, teacher.dino_prototypes)
     if params.ibot_weight > 0:
-        if (params.ibot_head is None) != (teacher.ibot_head is None):
+        if (params.ibot_head is None) != (teacher.ibot_prototypes is None):
             raise UserError(
                 "one of student and teacher shares its head between DINO and iBOT, the other does not",
-                remedy="set ibot_head in the distill section as it is in the pretrain section",
+                remedy="set objective.ibot_head in the section distill as it is in the section pretrain",
             )
-        if params.ibot_head is not None and teacher.ibot_head is not None:
-            _check_head("ibot_head", params.ibot_head, teacher.ibot_head.prototypes.weight.shape[0])
+        if params.ibot_head is not None and teacher.ibot_prototypes is not None:
+            _check_head("ibot_head", params.ibot_head, teacher.ibot_prototypes)
 
 
 def _check_head(name: str, head: HeadParams, prototypes: int) -> None:
     if head.prototypes != prototypes:
         raise UserError(
-            f"{name}.prototypes is {head.prototypes}, the teacher has {prototypes}",
-            remedy=f"set {name}.prototypes of the student to {prototypes}",
+            f"distill.objective.{name}.prototypes is {head.prototypes}, the teacher has {prototypes}",
+            remedy=f"set it to {prototypes}, or train the teacher with {head.prototypes}",
         )

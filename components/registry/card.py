@@ -27,13 +27,12 @@ class DataSummary:
 
 
 def model_card(
-    backbone: Backbone, *, name: str, lineage: Mapping[str, Any], metrics: Mapping[str, float], data: DataSummary
+    backbone: Backbone, *, lineage: Mapping[str, Any], metrics: Mapping[str, float], data: DataSummary
 ) -> str:
     """The card in Markdown: a pure function of its arguments.
 
     Args:
         backbone: the released weights.
-        name: of the registered model.
         lineage: content of `lineage.json`.
         metrics: of the stage `evaluate`.
         data: numbers of images.
@@ -46,7 +45,7 @@ pipeline_tag: image-feature-extraction
 tags: [vision, self-supervised, vit]
 ---
 
-# {name}: ViT {config.name}, {lineage["role"]}
+# ViT {config.name}, {lineage["role"]}
 
 A vision transformer trained on images without labels. It turns an image into a vector for search, clustering and
 classification, and into one vector for each patch of {config.patch_size} × {config.patch_size} pixels.
@@ -64,7 +63,7 @@ classification, and into one vector for each patch of {config.patch_size} × {co
 from components.features.extraction import extract
 from components.models.backbone import load_backbone
 
-backbone = load_backbone("models:/{name}@champion")  # or the folder of this file
+backbone = load_backbone("…")  # the folder of this file, models:/NAME@champion, or s3://BUCKET/PREFIX
 ```
 
 ## Evaluation

@@ -1,6 +1,5 @@
 """The gate: whether a candidate may take the champion's place."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +13,16 @@ BASELINE = "pixels"
 RANK = "effective_rank"
 COLLAPSE = 0.5
 """Without labels nothing can be called better; a rank below this share of the champion's is called a collapse."""
-_CRON_FIELD = re.compile(r"[\d*/,\-A-Za-z]+")
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+CRON_FIELDS: tuple[tuple[str, int, int, tuple[str, ...]], ...] = (
+    ("minute", 0, 59, ()),
+    ("hour", 0, 23, ()),
+    ("day of the month", 1, 31, ()),
+    ("month", 1, 12, MONTHS),
+    ("weekday", 0, 7, WEEKDAYS),
+)
+"""Of a cron line: name, least and largest number, and words that stand for the numbers from the least on."""
 
 
 class GateParams(Params):
@@ -36,9 +44,23 @@ class RetrainParams(Params):
     @classmethod
     def _is_cron(cls, line: str) -> str:
         fields = line.split()
-        if len(fields) != 5 or not all(_CRON_FIELD.fullmatch(field) for field in fields):
+        if len(fields) != len(CRON_FIELDS):
             raise ValueError("five fields are needed: minute hour day month weekday, such as '0 3 * * *'")
+        for text, (name, low, high, names) in zip(fields, CRON_FIELDS, strict=True):
+            if not all(_is_cron_part(part, low, high, names) for part in text.lower().split(",")):
+                raise ValueError(f"'{text}' is no {name}: give *, numbers of {low} to {high}, ranges, lists or steps")
         return line
+
+
+def _is_cron_part(part: str, low: int, high: int, names: tuple[str, ...]) -> bool:
+    """Whether this is `*`, a value or a range of values, with or without a step."""
+    span, slash, step = part.partition("/")
+    if slash and not (step.isdecimal() and int(step)):
+        return False
+    values = [
+        names.index(one) + low if one in names else int(one) if one.isdecimal() else -1 for one in span.split("-")
+    ]
+    return span == "*" or (len(values) <= 2 and all(low <= one <= high for one in values) and values == sorted(values))
 
 
 @dataclass(frozen=True)
@@ -61,25 +83,31 @@ def compare(
     params: GateParams,
     *,
     champion_score: Mapping[str, float] | None = None,
+    candidate_score: Mapping[str, float] | None = None,
 ) -> GateResult:
     """Decides whether the candidate may become champion.
 
-    Scores are comparable if they were measured on the same images, or if the champion was measured again on the
-    candidate's (`champion_score`). Otherwise what both have in common is compared: the gain over raw pixels, each on
-    its own images. Without labels only a collapse of the effective rank is refused.
+    Scores are comparable if they were measured on the same images in the same way, on record or again for this
+    comparison. Otherwise what both have in common is compared: the gain over raw pixels, each on its own images.
+    Without labels only a collapse of the effective rank is refused.
 
     Args:
         candidate: the version that asks.
         champion: the version in use; None: there is none, and the candidate passes.
         params: which score, and by how much it may be lower.
-        champion_score: the champion's scores on the candidate's images: `knn.top1` with `.low` and `.high`, ….
+        champion_score: the champion's scores, `knn.top1` with `.low` and `.high`, …, measured again on the images that
+            the candidate's come from.
+        candidate_score: the candidate's scores, measured again on the images that the champion's come from.
     """
     if champion is None:
         return GateResult(True, False, ("there is no champion yet",))
     if candidate.version == champion.version:
         return GateResult(False, True, (f"version {candidate.version} is the champion already",))
     ours, theirs = _Scores.of(candidate, params.score), _Scores.of(champion, params.score)
-    same_images = ours.images == theirs.images and "" not in ours.images
+    same_images = candidate.identity is not None and candidate.identity == champion.identity
+    if candidate_score is not None and params.score in candidate_score:
+        ours = ours.measured_again(candidate_score, params.score)
+        same_images = True
     if champion_score is not None and params.score in champion_score:
         theirs = theirs.measured_again(champion_score, params.score)
         same_images = True
@@ -103,7 +131,6 @@ class _Scores:
     high: float | None
     baseline: float | None
     rank: float | None
-    images: tuple[str, str]
 
     @classmethod
     def of(cls, version: RegisteredVersion, score: str) -> "_Scores":
@@ -115,12 +142,11 @@ class _Scores:
             high=metrics.get(f"{role}.{score}.high"),
             baseline=metrics.get(f"{BASELINE}.{score}"),
             rank=metrics.get(f"{role}.{RANK}"),
-            images=(found.get("queries", ""), found.get("bank", "")),
         )
 
     def measured_again(self, scores: Mapping[str, float], score: str) -> "_Scores":
         low, high = scores.get(f"{score}.low"), scores.get(f"{score}.high")
-        return _Scores(scores[score], low, high, self.baseline, self.rank, self.images)
+        return _Scores(scores[score], low, high, self.baseline, self.rank)
 
 
 def _decide(ours: float, theirs: float, params: GateParams, comparable: bool, notes: tuple[str, ...]) -> GateResult:

@@ -9,14 +9,10 @@ from typing import Any
 from components.data.manifest import Manifest
 from components.data.tables import read_table
 from components.models.backbone import LINEAGE, artifact_hash
+from components.parameters import parameters_hash
 
 FORMAT = 1
 IDS = "ids.parquet"
-
-
-def parameters_hash(parameters: Mapping[str, Any]) -> str:
-    """SHA-256 of parameters as canonical JSON: independent of the order of keys."""
-    return hashlib.sha256(json.dumps(parameters, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def dvc_hash(path: Path) -> str:
@@ -38,18 +34,24 @@ def dvc_hash(path: Path) -> str:
     return hashlib.md5(listing.encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
-def evaluation_images(manifest: Manifest, kept: Path) -> dict[str, str]:
-    """Identity of the images that scores were computed on; scores on other images are not comparable.
+def evaluation_identity(manifest: Manifest, kept: Path, protocol: Mapping[str, Any]) -> dict[str, str]:
+    """What scores were computed on and how: those of another identity are not comparable.
 
     Args:
         manifest: labels and splits.
         kept: table with the column `id` of the training images that deduplication kept.
+        protocol: parameters that decide the scores.
 
     Returns:
-        `queries`: SHA-256 over ids and labels of the evaluation split; `bank`: over those of the kept images.
+        `queries`: SHA-256 over ids and labels of the evaluation split; `bank`: over those of the kept images;
+        `protocol`: over the parameters.
     """
     bank = read_table(kept, ["id"])["id"].to_pylist()
-    return {"queries": _labelled(manifest, manifest.ids("eval")), "bank": _labelled(manifest, sorted(bank))}
+    return {
+        "queries": _labelled(manifest, manifest.ids("eval")),
+        "bank": _labelled(manifest, sorted(bank)),
+        "protocol": parameters_hash(protocol),
+    }
 
 
 def describe_lineage(

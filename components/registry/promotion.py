@@ -15,10 +15,11 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from components.errors import UserError
-from components.registry.versions import CHAMPION, by_number, champion, registry, registry_lock
+from components.registry.versions import CHAMPION, RegisteredVersion, by_number, champion, registry, registry_lock
 from components.settings import Settings
 
 _TAG = "history."
+JUDGEMENT_TAG = "gate"
 Action = Literal["promote", "rollback", "refuse", "found"]
 
 
@@ -87,6 +88,21 @@ def promote(version: str, settings: Settings, *, expected: str | None, reason: s
         if current == version:
             raise UserError(f"version {version} is the champion already", remedy="nothing is left to do")
         return _change(settings, entries, "promote", version, current, reason)
+
+
+def record_judgement(version: RegisteredVersion, judgement: str, settings: Settings) -> None:
+    """Notes on a version what the gate said of it, so that the loop does not ask again.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    with registry(settings) as made:
+        made.set_model_version_tag(version.name, version.version, JUDGEMENT_TAG, judgement[:1000])
+
+
+def is_judged(version: RegisteredVersion) -> bool:
+    """Whether the gate's word on a version is on record: a person who decides otherwise later is not overruled."""
+    return JUDGEMENT_TAG in version.tags
 
 
 def rollback(settings: Settings, *, reason: str) -> HistoryEntry:

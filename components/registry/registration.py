@@ -13,6 +13,7 @@ from components.registry.versions import (
     DIGEST_TAG,
     EVALUATION_TAG,
     RegisteredVersion,
+    RegistryUnavailable,
     by_alias,
     by_digest,
     by_number,
@@ -80,9 +81,7 @@ def _create(artifact: Path, tags: dict[str, str], runs: Mapping[str, str], setti
     code = code_version(settings.root)
     with registry(settings) as made:
         run = _upload_run(made, tags[DIGEST_TAG], code, settings)
-        for name in ARTIFACT_FILES:
-            if (artifact / name).is_file():
-                made.log_artifact(run.info.run_id, str(artifact / name), FOLDER)
+        _upload(artifact, made, run)
         try:
             made.create_registered_model(settings.model_name)
         except MlflowException as error:
@@ -96,6 +95,19 @@ def _create(artifact: Path, tags: dict[str, str], runs: Mapping[str, str], setti
         )
         made.set_terminated(run.info.run_id)
     return by_number(str(created.version), settings)
+
+
+def _upload(artifact: Path, made: Any, run: Any) -> None:
+    try:
+        for name in ARTIFACT_FILES:
+            if (artifact / name).is_file():
+                made.log_artifact(run.info.run_id, str(artifact / name), FOLDER)
+    except Exception as error:  # every store has error classes of its own, and all of them mean this
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        raise RegistryUnavailable(
+            f"the artifact cannot be stored at {run.info.artifact_uri} ({reason})",
+            remedy="check the artifact store (SELFSIGHT_ARTIFACT_ROOT, credentials, space), then run again",
+        ) from error
 
 
 def _upload_run(made: Any, digest: str, code: Mapping[str, str], settings: Settings) -> Any:

@@ -16,7 +16,7 @@ from components.errors import UserError
 from components.models.backbone import CARD, CONFIG, HEADS, LINEAGE, PREPROCESS, WEIGHTS, load_backbone
 from components.parameters import Params
 from components.registry.card import DataSummary, model_card
-from components.registry.lineage import IDS, describe_lineage, evaluation_images
+from components.registry.lineage import IDS, describe_lineage, evaluation_identity
 
 KEPT = "kept.parquet"
 
@@ -51,7 +51,12 @@ class ReleaseSources:
 
 
 def assemble_release(
-    params: ReleaseParams, sources: ReleaseSources, folder: Path, *, name: str, parameters: Mapping[str, Any]
+    params: ReleaseParams,
+    sources: ReleaseSources,
+    folder: Path,
+    *,
+    parameters: Mapping[str, Any],
+    protocol: Mapping[str, Any],
 ) -> dict[str, float]:
     """Writes the artifact.
 
@@ -59,8 +64,8 @@ def assemble_release(
         params: which model.
         sources: what it is made from; paths relative to the project's root, because the lineage names them.
         folder: to make.
-        name: of the registered model, for the card.
         parameters: sections of params.yaml that the weights depend on.
+        protocol: those of the parameters that decide the scores.
 
     Returns:
         Metrics of the stage: `parameters` (weights), `bytes`, and the released model's scores without its role.
@@ -80,7 +85,7 @@ def assemble_release(
         embedder=_read_json(sources.embedder_lock, "selfsight snapshot"),
         parameters=parameters,
         dependencies=sources.dependencies(),
-        evaluation={"metrics": metrics, **evaluation_images(manifest, sources.dedup / KEPT)},
+        evaluation={"metrics": metrics, **evaluation_identity(manifest, sources.dedup / KEPT, protocol)},
     )
     folder.mkdir(parents=True)
     for file in (CONFIG, WEIGHTS, PREPROCESS, *((HEADS,) if params.heads else ())):
@@ -88,7 +93,7 @@ def assemble_release(
             shutil.copyfile(chosen / file, folder / file)
     (folder / LINEAGE).write_text(json.dumps(lineage, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8")
     data = summarise(manifest, sources.dedup / KEPT, sources.curated / IDS)
-    card = model_card(backbone, name=name, lineage=lineage, metrics=metrics, data=data)
+    card = model_card(backbone, lineage=lineage, metrics=metrics, data=data)
     (folder / CARD).write_text(card, encoding="utf-8")
     role = f"{params.model}."
     own = {key.removeprefix(role): value for key, value in metrics.items() if key.startswith(role)}

@@ -15,6 +15,8 @@ CANDIDATE = "candidate"
 CHAMPION = "champion"
 DIGEST_TAG = "artifact.sha256"
 EVALUATION_TAG = "evaluation"
+IDENTITY = ("queries", "bank", "protocol")
+"""What of an evaluation must be the same for its scores to be comparable."""
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -39,9 +41,15 @@ class RegisteredVersion:
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """`role`, `protocol` and `metrics` recorded at registration; empty if there were none."""
+        """`role`, `metrics` and what `identity` names, recorded at registration; empty if there were none."""
         found = json.loads(self.tags.get(EVALUATION_TAG, "{}"))
         return found if isinstance(found, dict) else {}
+
+    @property
+    def identity(self) -> tuple[str, ...] | None:
+        """On which images and how the metrics were measured; None if that is not on record."""
+        found = tuple(str(self.evaluation.get(name, "")) for name in IDENTITY)
+        return found if all(found) else None
 
     def __str__(self) -> str:
         return self.version

@@ -1,9 +1,9 @@
 """`params.yaml` as one model: every section is written next to the code that uses it."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.curation.checks import ValidateParams
 from components.curation.deduplication import DedupParams
@@ -16,7 +16,7 @@ from components.evaluation.report import EvaluateParams
 from components.parameters import Params, validate
 from components.registry.gates import RetrainParams
 from components.registry.release import ReleaseParams
-from components.training.distill import DistillParams
+from components.training.distill import DistillParams, require_fit
 from components.training.pretrain import PretrainParams
 
 
@@ -34,6 +34,11 @@ class PipelineParams(Params):
     evaluate: EvaluateParams = Field(description="frozen features on downstream tasks")
     release: ReleaseParams = Field(description="the artifact to register")
     retrain: RetrainParams = Field(description="schedule and gates")
+
+    @model_validator(mode="after")
+    def _check_fit(self) -> Self:
+        require_fit(self.distill, self.pretrain)
+        return self
 
     def section(self, name: str) -> Params:
         """The section of that name in params.yaml."""

@@ -1,13 +1,12 @@
 """Outs appear whole or not at all."""
 
-import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import UserError
+from components.errors import no_space_is_a_user_error
 
 PARTIAL = ".partial-"
 
@@ -30,14 +29,10 @@ def publish(path: Path) -> Iterator[Path]:
         _remove(leftover)
     partial = path.with_name(f".{path.name}{PARTIAL}{os.getpid()}")
     try:
-        yield partial
-        _sync(partial)
-        _replace(partial, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            remedy = "free some space (`dvc gc --workspace` drops unused data) and run again"
-            raise UserError(f"no space left while writing {path}", remedy=remedy) from error
-        raise
+        with no_space_is_a_user_error(f"writing {path}"):
+            yield partial
+            _sync(partial)
+            _replace(partial, path)
     finally:
         _remove(partial)
 

@@ -21,9 +21,11 @@ SOURCES = ReleaseSources(
 
 def run(params: ReleaseParams, context: StageContext) -> dict[str, float]:
     """Publishes `models/release`."""
-    parameters = context.all_params.model_dump(mode="json", by_alias=True, exclude=UNRELATED)
+    # what params.yaml says: defaults are in the code, on which this stage does not depend
+    parameters = context.all_params.model_dump(mode="json", by_alias=True, exclude=UNRELATED, exclude_unset=True)
     with publish(paths.RELEASE) as folder:
-        return assemble_release(params, SOURCES, folder, name=context.settings.model_name, parameters=parameters)
+        protocol = context.all_params.evaluate.protocol()
+        return assemble_release(params, SOURCES, folder, parameters=parameters, protocol=protocol)
 
 
 if __name__ == "__main__":

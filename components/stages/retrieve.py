@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from components.curation.retrieval import Retrieved, RetrieveParams, draw_queries, retrieve
 from components.curation.scoring import score_retrieval
+from components.data.lock import read_lock
 from components.data.manifest import Manifest
 from components.data.tables import read_table, write_table
 from components.stages import paths
@@ -20,10 +21,11 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
     queries = draw_queries(manifest.ids("eval"), params.queries, params.seed)
+    has_own_evaluation = read_lock(paths.SOURCE_LOCK).eval_uri is not None
     found = retrieve(
         vectors[[row[one] for one in kept]],
         vectors[[row[one] for one in queries]],
-        params,
+        params.resolved(own_evaluation=has_own_evaluation),
         device=context.settings.torch_device(),
     )
     chosen = [kept[position] for position in found.rows.tolist()]

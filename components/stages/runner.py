@@ -12,8 +12,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-from components.errors import USER_ERROR_EXIT_CODE, UserError
-from components.parameters import Params
+from components.errors import USER_ERROR_EXIT_CODE, UserError, no_space_is_a_user_error
+from components.parameters import Params, parameters_hash
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.lifeline import follow_parents
@@ -56,7 +56,8 @@ def execute(name: str, params_type: type[P], body: Body[P], *, resume_key: Resum
     signal.signal(signal.SIGTERM, _on_sigterm)
     code, message = 0, ""
     try:
-        _run(name, params_type, body, resume_key)
+        with no_space_is_a_user_error(f"running {name}"):
+            _run(name, params_type, body, resume_key)
     except UserError as error:
         code, message = USER_ERROR_EXIT_CODE, str(error)
         sys.stderr.write(f"{name}: {message}\n")
@@ -77,7 +78,7 @@ def _run(name: str, params_type: type[P], body: Body[P], resume_key: ResumeKey[P
     all_params = load_params(paths.PARAMS)
     params = all_params.section(name)
     assert isinstance(params, params_type)
-    tags = {"stage": name}
+    tags = {"stage": name, "parameters.sha256": parameters_hash(params.model_dump(mode="json"))}
     key = resume_key(params, settings) if resume_key else None
     with start_run(name, params=params.model_dump(mode="json"), tags=tags, resume_key=key, settings=settings) as run:
         start = time.monotonic()
@@ -95,12 +96,17 @@ def write_json(path: Path, values: Mapping[str, object]) -> None:
 
 def _report(name: str, code: int, message: str) -> None:
     """Leaves the exit code where the orchestrator finds it: `dvc repro` turns every failure into 255."""
-    exit_file = get_settings().exit_file
+    try:
+        exit_file = get_settings().exit_file
+    except UserError:  # which is what is reported: bare `dvc repro` waits for no file
+        return
     if exit_file is not None:
         exit_file.write_text(json.dumps({"stage": name, "code": code, "message": message}))
 
 
 def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:
+    # a service manager signals every process, and so does the orchestrator: the second must not cut the checkpoint off
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise SystemExit(128 + signal.SIGTERM)
 
 

@@ -5,6 +5,7 @@ offset up to which MLflow has everything is kept beside it and replaced atomical
 marked is sent again after a crash; MLflow ignores it, because it carries the same key, step, time and value.
 """
 
+import errno
 import json
 import logging
 import os
@@ -40,9 +41,11 @@ class Journal:
         self.path = settings.journals / f"{key}.{uuid.uuid4().hex[:8]}.jsonl"
         self.spool = self.path.with_suffix(".files")
         self._settings = settings
-        self._file = self.path.open("a", encoding="utf-8")
+        # before the journal exists, so that no replay takes it for that of a dead process
         self._alive = file_lock(self.path.with_suffix(".alive"))
         self._alive.__enter__()
+        self._file = self.path.open("ab", buffering=0)
+        self._lossy = False
         self._write_lock = threading.Lock()
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -52,21 +55,40 @@ class Journal:
         self._thread.start()
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds one line; returns as soon as the operating system has it."""
-        line = json.dumps({"time": int(time.time() * 1000), **record}, default=float) + "\n"
-        with self._write_lock:
-            self._file.write(line)
-            self._file.flush()
+        """Adds one line; returns as soon as the operating system has it.
 
-    def keep_file(self, path: Path) -> Path:
-        """A copy of `path` that stays until it is sent."""
+        Where it cannot be written (a full disk), it is dropped with a warning: the work that is tracked goes on.
+        """
+        line = json.dumps({"time": int(time.time() * 1000), **record}, default=float).encode() + b"\n"
+        with self._write_lock:
+            whole = self._file.seek(0, os.SEEK_END)
+            try:
+                if self._file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                self._file.truncate(whole)
+                self._warn(error)
+
+    def keep_file(self, path: Path) -> Path | None:
+        """A copy of `path` that stays until it is sent; None, with a warning, where there is no room for it."""
         target = self.spool / uuid.uuid4().hex / path.name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            shutil.copytree(path, target)
-        else:
-            shutil.copy2(path, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                shutil.copytree(path, target)
+            else:
+                shutil.copy2(path, target)
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(target.parent, ignore_errors=True)
+            self._warn(error)
+            return None
         return target
+
+    def _warn(self, error: Exception) -> None:
+        if not self._lossy:
+            self._lossy = True
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+            _log.warning("the journal %s cannot be written (%s); metrics are lost meanwhile", self.path, reason)
 
     def close(self, patience: float) -> bool:
         """Sends what is left, for at most `patience` seconds; the rest stays for a replay.
@@ -125,27 +147,60 @@ def send(path: Path, settings: Settings) -> None:
 
 
 def replay_journals(settings: Settings | None = None) -> int:
-    """Sends the journals that dead processes left behind.
+    """Sends the journals that dead processes left behind, and ends the runs that nobody ended.
 
     Returns:
         How many journals were sent completely. Journals of living processes are left alone.
     """
     settings = settings or get_settings()
-    replayed = 0
-    for path in sorted(settings.journals.glob("*.jsonl"), key=lambda path: path.stat().st_mtime):
+    replayed: list[Path] = []
+    for path in sorted(settings.journals.glob("*.jsonl"), key=_written):
         with file_lock(path.with_suffix(".alive"), blocking=False) as mine:
             if not mine or not path.exists():
                 continue
             try:
-                send(path, settings)
+                head, last = _first_and_last(path)
+                if head is not None:
+                    send(path, settings)
+                    _end_run_of_the_dead(path, head, last, settings)
             except LookupError:
                 continue  # the journal of the process that opened the run has not been sent yet
             except Exception as error:  # still away: the next replay tries again
                 _log.warning("cannot replay %s: %s", path.name, type(error).__name__)
-                return replayed
+                break
             _remove(path)
-            replayed += 1
-    return replayed
+            replayed.append(path)
+    return len(replayed)
+
+
+def _written(path: Path) -> float:
+    """When a journal was last written; its owner may have sent and removed it meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _first_and_last(path: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The first and the last whole record; None for a process that was killed before it could say what run it is."""
+    lines = [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return (json.loads(lines[0]), json.loads(lines[-1])) if lines else (None, {})
+
+
+def _end_run_of_the_dead(path: Path, head: dict[str, Any], last: dict[str, Any], settings: Settings) -> None:
+    """Marks the run of a killed process as killed, unless it is over or a living process goes on with it."""
+    key = path.name.split(".")[0]
+    others = [one for one in path.parent.glob(f"{key}.*.jsonl") if one != path]
+    if last["kind"] == "end" or any(_is_alive(one) for one in others):
+        return
+    made, run_id = client(settings), find_or_create_run(key, head, settings)
+    if made.get_run(run_id).info.status == "RUNNING":
+        made.set_terminated(run_id, "KILLED", last["time"])
+
+
+def _is_alive(path: Path) -> bool:
+    with file_lock(path.with_suffix(".alive"), blocking=False) as mine:
+        return not mine
 
 
 def _send_records(run_id: str, records: list[dict[str, Any]], settings: Settings) -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from components.errors import UserError
 from components.settings import Settings, get_settings
 from components.tracking.code_version import code_version
 from components.tracking.locking import file_lock
@@ -50,9 +51,15 @@ def experiment_id(settings: Settings) -> str:
 
 def _experiment(mlflow_client: Any, settings: Settings) -> str:
     found = mlflow_client.get_experiment_by_name(settings.mlflow_experiment)
-    if found is not None:
-        return str(found.experiment_id)
     location = settings.artifacts if settings.mlflow_uri is None or settings.artifact_root else None
+    if found is not None:
+        if settings.artifact_root is not None and found.artifact_location.rstrip("/") != str(location).rstrip("/"):
+            raise UserError(
+                f"SELFSIGHT_ARTIFACT_ROOT is {location}, but the experiment {settings.mlflow_experiment} keeps its "
+                f"artifacts at {found.artifact_location}",
+                remedy="MLflow cannot move them: name a new experiment with SELFSIGHT_MLFLOW_EXPERIMENT, or unset it",
+            )
+        return str(found.experiment_id)
     return str(mlflow_client.create_experiment(settings.mlflow_experiment, artifact_location=location))
 
 
@@ -82,6 +89,8 @@ def find_or_create_run(key: str, head: dict[str, Any], settings: Settings) -> st
         if not found and head.get("attached"):
             raise LookupError(f"no run carries {KEY_TAG}={key} yet")
         run_id = found[0].info.run_id if found else _create_run(made, experiment, key, head, settings)
+        # also for a run that was found: whoever made it may have been cut off here, and the same values are welcome
+        _log_params(made, run_id, head.get("params", {}))
         _write_atomic(known, run_id)
     return str(run_id)
 
@@ -91,12 +100,16 @@ def _create_run(made: Any, experiment: str, key: str, head: dict[str, Any], sett
     if head.get("parent"):
         tags["mlflow.parentRunId"] = head["parent"]
     run = made.create_run(experiment, start_time=head["time"], tags=tags, run_name=head["name"])
+    return str(run.info.run_id)
+
+
+def _log_params(made: Any, run_id: str, values: dict[str, Any]) -> None:
     from mlflow.entities import Param
 
-    params = [Param(name[:250], str(value)[:6000]) for name, value in head["params"].items()]
+    known = made.get_run(run_id).data.params
+    params = [Param(name[:250], str(value)[:6000]) for name, value in values.items() if name[:250] not in known]
     for start in range(0, len(params), 100):
-        made.log_batch(run.info.run_id, params=params[start : start + 100])
-    return str(run.info.run_id)
+        made.log_batch(run_id, params=params[start : start + 100])
 
 
 def _write_atomic(path: Path, text: str) -> None:

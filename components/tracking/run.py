@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from components.settings import Settings, get_settings
-from components.tracking.journal import Journal
+from components.tracking.journal import Journal, replay_journals
 from components.tracking.mlflow_store import flatten
 
 FLUSH_SECONDS = 60.0
@@ -64,7 +65,8 @@ class Run:
             folder: folder inside the run's artifacts.
         """
         kept = self._journal.keep_file(path)
-        self._journal.append({"kind": "artifact", "path": str(kept), "folder": folder})
+        if kept is not None:
+            self._journal.append({"kind": "artifact", "path": str(kept), "folder": folder})
 
     def log_text(self, text: str, name: str) -> None:
         """Stores `text` as the artifact `name` (may contain folders)."""
@@ -88,6 +90,8 @@ def start_run(
 ) -> Iterator[Run]:
     """Opens a run for the length of the block; it ends as FINISHED, KILLED or FAILED with the block.
 
+    Meanwhile, what dead processes have left in their journals is sent too.
+
     Args:
         name: name of the run, for a stage its own name.
         params: parameters, nested or flat.
@@ -107,6 +111,8 @@ def start_run(
     run = Run(journal, settings)
     if resume_key:
         journal.append({"kind": "start"})
+    replay = threading.Thread(target=replay_journals, args=(settings,), name="replay", daemon=True)
+    replay.start()
     try:
         yield run
     except BaseException as error:
@@ -115,6 +121,7 @@ def start_run(
         raise
     run._end("FINISHED")
     _close(journal)
+    replay.join(AWAY_SECONDS if journal.failed.is_set() else FLUSH_SECONDS)
 
 
 @contextmanager

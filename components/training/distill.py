@@ -1,7 +1,7 @@
 """Distillation of a smaller backbone: what the stage's parameters are, and what is trained and kept."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import Field
 from torch import Tensor
@@ -10,7 +10,9 @@ from components.models.backbone import Preprocess, save_backbone
 from components.models.vit import VisionTransformer
 from components.objectives import Objective
 from components.objectives.branch import Branch
-from components.objectives.distillation import DistillationObjective, DistillationParams
+from components.objectives.dinov2 import DINOv2Params
+from components.objectives.distillation import DistillationObjective, DistillationParams, TeacherShape, check_fit
+from components.training.pretrain import PretrainParams
 from components.training.recipe import TrainingParams
 
 
@@ -18,6 +20,23 @@ class DistillParams(TrainingParams):
     """Distillation of the pretrained teacher into a smaller student."""
 
     objective: DistillationParams = Field(default=DistillationParams(), description="losses, heads and centring")
+
+
+def require_fit(params: DistillParams, teacher: PretrainParams) -> None:
+    """Checks before any work that the teacher will be one that the student can be distilled from.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    objective = cast(DINOv2Params, teacher.method_params())
+    own_head = objective.ibot_head if objective.ibot_weight > 0 else None
+    shape = TeacherShape(
+        teacher.model.patch_size,
+        teacher.model.channels,
+        objective.dino_head.prototypes,
+        None if own_head is None else own_head.prototypes,
+    )
+    check_fit(params.model, params.objective, shape)
 
 
 def build(params: DistillParams, teacher: Path) -> Objective:

@@ -13,11 +13,11 @@ from components.data.tables import write_table
 from components.errors import UserError
 from components.registry.promotion import history
 from components.registry.registration import register
-from components.registry.versions import CHAMPION, by_alias
+from components.registry.versions import CHAMPION, IDENTITY, by_alias
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.params import PipelineParams, parse_params
-from flows.promotion import decide, measure_again, promote_version, roll_back
+from flows.promotion import PresentImages, decide, promote_version, roll_back
 from flows.snapshot import refresh_embedder
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def champion_of(settings: Settings) -> str | None:
 
 
 def add(settings: Settings, seed: int, score: float, images: str = "a") -> None:
-    told = evaluation(score, images={"queries": images * 64, "bank": images * 64})
+    told = evaluation(score, images=dict.fromkeys(IDENTITY, images * 64))
     register(make_artifact(settings.root / f"artifact{seed}", seed, evaluation=told), settings)
 
 
@@ -79,15 +79,36 @@ def test_a_champion_scored_on_other_images_is_scored_again_on_the_candidates(
     curate(params, settings)
     add(settings, 1, 0.99, images="a")
     promote_version(params, settings, None, force=False)
-    add(settings, 2, 0.98, images="b")
+    here = PresentImages(params, settings)
+    told = evaluation(0.98, images=dict(zip(IDENTITY, here.identity, strict=True)))
+    register(make_artifact(settings.root / "artifact2", 2, evaluation=told), settings)
     decision = decide(params, settings)
     assert decision.champion is not None
-    again = measure_again(decision.champion, params, settings)
+    again = here.scores(decision.champion)
     assert again is not None
     assert 0 < again["knn.top1.low"] < again["knn.top1"] < 0.98, "a backbone with random weights is no champion"
     assert decision.result.passed
     assert decision.result.comparable
-    assert f"the champion's {100 * again['knn.top1']:.1f} %" in str(decision.result)
+    assert f"98.0 % is not worse than the champion's {100 * again['knn.top1']:.1f} %" in str(decision.result)
+
+
+@pytest.mark.parametrize("change", ["images", "protocol"])
+def test_an_older_candidate_is_scored_again_too_on_the_same_images_in_the_same_way(
+    params: PipelineParams, settings: Settings, change: str
+) -> None:
+    curate(params, settings)
+    here = dict(zip(IDENTITY, PresentImages(params, settings).identity, strict=True))
+    told = evaluation(0.99, images=here)
+    register(make_artifact(settings.root / "artifact1", 1, evaluation=told), settings)
+    promote_version(params, settings, None, force=False)
+    other = dict.fromkeys(IDENTITY, "b" * 64) if change == "images" else {**here, "protocol": "b" * 64}
+    told = evaluation(0.999, images=other)
+    register(make_artifact(settings.root / "artifact2", 2, evaluation=told), settings)
+    result = decide(params, settings).result
+    assert not result.passed, "99.9 % were reached on other images"
+    assert result.comparable
+    assert "99.9" not in str(result)
+    assert "the champion's 99.0 %" in str(result)
 
 
 def test_the_embedder_is_the_champion_once_there_is_one_but_old_images_are_not_curated_again(

@@ -1,18 +1,24 @@
 """The loop on a small DVC project, with a real registry."""
 
-import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import miniature
 import pytest
+from artifacts import evaluation, make_artifact
+from moto.server import ThreadedMotoServer
 from PIL import Image
 
+from components.errors import UserError
 from components.registry.promotion import history
-from components.registry.versions import CANDIDATE, CHAMPION, DIGEST_TAG, EVALUATION_TAG, by_alias
-from components.settings import Settings, get_settings
-from components.tracking import client
+from components.registry.registration import register
+from components.registry.versions import CANDIDATE, CHAMPION, by_alias
+from components.settings import get_settings
+from flows.promotion import roll_back
 from flows.retrain import retrain
 from flows.server import Orchestrator
 
@@ -22,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def loop(project: Path, empty_database: Path) -> Iterator[Path]:
-    """Two stages that follow the snapshot of a folder with two pictures."""
+    """Two stages that follow the snapshot of a folder with two pictures; the second releases a backbone."""
     shutil.copy(empty_database, project / "mlflow.db")
     (project / "photos").mkdir()
     for shade in (10, 200):
@@ -31,10 +37,10 @@ def loop(project: Path, empty_database: Path) -> Iterator[Path]:
     (project / "params.yaml").write_text(lines.replace("source: scenes", "source: photos"))
     count = "open('first.txt', 'w').write(str(len(open('data/source.lock').readlines())))"
     first = miniature.Stage("first", count, deps=("data/source.lock",), outs=("first.txt",))
-    second = miniature.Stage(
-        "second", miniature.copier("first.txt", "second.txt"), "pretrain", ("first.txt",), ("second.txt",)
-    )
-    miniature.write_project(project, [first, second])
+    copy = "import shutil; shutil.copytree('made', 'models/release', dirs_exist_ok=True)\n"
+    count_runs = "open('release.txt.runs', 'a').write('x')\n"
+    last = miniature.Stage("release", copy + count_runs, "release", ("first.txt",), ("models/release",))
+    miniature.write_project(project, [first, last])
     with Orchestrator(miniature.prefect_server()).connect():
         yield project
 
@@ -43,17 +49,10 @@ def add_picture(project: Path, shade: int) -> None:
     Image.new("RGB", (32, 32), (shade, shade, shade)).save(project / "photos" / f"{shade}.png")
 
 
-def register(settings: Settings, score: float) -> str:
-    """A version under the alias candidate, as the stage `release` would leave it."""
-    made = client(settings)
-    if not made.search_registered_models():
-        made.create_registered_model(settings.model_name)
-    metrics = {"teacher.knn.top1": score, "pixels.knn.top1": 0.1}
-    evaluation = {"role": "teacher", "metrics": metrics, "queries": "q", "bank": "b"}
-    tags = {DIGEST_TAG: str(score), EVALUATION_TAG: json.dumps(evaluation)}
-    version = made.create_model_version(settings.model_name, source=f"{settings.artifacts}/{score}", tags=tags)
-    made.set_registered_model_alias(settings.model_name, CANDIDATE, version.version)
-    return str(version.version)
+def release(project: Path, seed: int, score: float) -> None:
+    """What the last stage makes the next time that it runs."""
+    shutil.rmtree(project / "made", ignore_errors=True)
+    make_artifact(project / "made", seed, evaluation=evaluation(score))
 
 
 def turn() -> tuple[str, str]:
@@ -62,37 +61,122 @@ def turn() -> tuple[str, str]:
     return state.name, state.message
 
 
+def champion() -> str | None:
+    found = by_alias(CHAMPION, get_settings())
+    return found and found.version
+
+
 def test_the_loop_promotes_what_passes_keeps_what_is_better_and_skips_when_nothing_is_new(loop: Path) -> None:
-    settings = get_settings()
-    first = register(settings, 0.5)
+    release(loop, 1, 0.5)
     assert turn()[0] == "Promoted"
-    assert miniature.runs_of(loop, "second") == 1
+    assert (champion(), miniature.runs_of(loop, "release")) == ("1", 1)
 
-    name, message = turn()
-    assert (name, message) == ("Skipped", "nothing new in photos")
-    assert miniature.runs_of(loop, "second") == 1
+    assert turn() == ("Skipped", "nothing new in photos")
+    assert miniature.runs_of(loop, "release") == 1
 
-    register(settings, 0.4)
+    release(loop, 2, 0.4)
     add_picture(loop, 100)
     name, message = turn()
     assert name == "Refused"
     assert "40.0 % is worse than the champion's 50.0 %" in message
-    assert miniature.runs_of(loop, "second") == 2
+    assert (champion(), miniature.runs_of(loop, "release")) == ("1", 2)
+    assert turn()[0] == "Skipped", "what the gate refused once is not judged every night"
 
-    third = register(settings, 0.6)
+    release(loop, 3, 0.6)
     add_picture(loop, 50)
     assert turn()[0] == "Promoted"
-    champion = by_alias(CHAMPION, settings)
-    assert champion is not None
-    assert champion.version == third
-    assert [entry.version for entry in history(settings)] == [first, third]
+    assert champion() == "3"
+    assert [entry.version for entry in history(get_settings())] == ["1", "3"]
 
 
-def test_a_turn_that_was_cut_off_is_taken_up_although_nothing_is_new(loop: Path) -> None:
-    register(get_settings(), 0.5)
+def test_what_a_person_has_decided_since_is_not_overruled(loop: Path) -> None:
+    release(loop, 1, 0.5)
     turn()
-    (loop / "second.py").write_text(miniature.copier("first.txt", "second.txt", "text = 'new'"))
-    (loop / "dvc.lock").write_text((loop / "dvc.lock").read_text().split("  second:")[0])
-    register(get_settings(), 0.6)
+    release(loop, 2, 0.6)
+    add_picture(loop, 100)
+    turn()
+    roll_back(get_settings())
+    assert champion() == "1"
+    assert turn()[0] == "Skipped"
+    assert champion() == "1"
+
+
+def test_somebody_elses_candidate_is_left_alone(loop: Path, tmp_path: Path) -> None:
+    release(loop, 1, 0.5)
+    turn()
+    register(make_artifact(tmp_path / "theirs", 9, evaluation=evaluation(0.9)), get_settings())
+    assert by_alias(CANDIDATE, get_settings()) != by_alias(CHAMPION, get_settings())
+    assert turn()[0] == "Skipped"
+    assert champion() == "1"
+
+
+@pytest.mark.parametrize("cut", ["register", "decide", "apply"])
+def test_a_turn_that_was_cut_off_is_taken_up_although_nothing_is_new(
+    loop: Path, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut is an exception where a kill would strike; what a kill does to the stages is tested with real kills."""
+    release(loop, 1, 0.5)
+    where = "components.registry.registration.register" if cut == "register" else f"flows.retrain.{cut}"
+    with monkeypatch.context() as patch:
+        patch.setattr(where, _cut_off)
+        with pytest.raises(KeyError, match="cut off"):
+            turn()
+    assert champion() is None
     assert turn()[0] == "Promoted"
-    assert miniature.runs_of(loop, "second") == 2
+    assert (champion(), miniature.runs_of(loop, "release")) == ("1", 1)
+
+
+def _cut_off(*_: object, **__: object) -> None:
+    raise KeyError("cut off")
+
+
+def test_a_promotion_that_was_not_pushed_is_pushed_by_the_next_turn(
+    loop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+        for name, value in {
+            "SELFSIGHT_S3_ENDPOINT": endpoint,
+            "SELFSIGHT_S3_BUCKET": "team",
+            "AWS_ACCESS_KEY_ID": "testing",
+            "AWS_SECRET_ACCESS_KEY": "testing",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        get_settings.cache_clear()
+        release(loop, 1, 0.5)
+        with pytest.raises(UserError, match="no such bucket"):
+            turn()
+        assert miniature.runs_of(loop, "release") == 0, "a wrong bucket is found before the work"
+        s3 = boto3.client("s3", endpoint_url=endpoint)
+        s3.create_bucket(Bucket="team")
+        with monkeypatch.context() as patch:
+            patch.setattr("flows.retrain.transfer", _cut_off)
+            with pytest.raises(KeyError, match="cut off"):
+                turn()
+        assert champion() == "1"
+        assert turn()[0] == "Shared"
+        assert s3.list_objects_v2(Bucket="team")["KeyCount"] > 0
+        assert turn()[0] == "Skipped"
+    finally:
+        server.stop()
+
+
+def test_a_second_loop_is_refused_before_it_touches_anything(loop: Path) -> None:
+    release(loop, 1, 0.5)
+    before = sorted(path for path in (loop / "data").glob("*"))
+    script = "import sys; from pathlib import Path; from flows.exclusion import sole_pipeline\n"
+    script += "with sole_pipeline(Path.cwd()): print('mine', flush=True); sys.stdin.read()"
+    held = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=loop, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=held
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"mine\n"
+        with pytest.raises(UserError, match="a pipeline runs in this working tree already"):
+            turn()
+        other.communicate()
+    assert sorted(path for path in (loop / "data").glob("*")) == before
+    assert turn()[0] == "Promoted"

@@ -39,6 +39,19 @@ def test_an_experiment_in_a_temporary_copy_shares_the_state_of_the_workspace(tmp
     assert Settings(root=copy).checkpoints == tmp_path / ".checkpoints"
 
 
+def test_an_experiment_in_a_temporary_copy_reads_the_workspaces_env_file(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = project / ".dvc" / "tmp" / "exps" / "run"
+    copy.mkdir(parents=True)
+    subprocess.run(["git", "init", "-q"], cwd=copy, check=True)
+    (project / ".env").write_text("SELFSIGHT_S3_BUCKET=team\nSELFSIGHT_MODEL_NAME=ours\n")
+    (copy / ".env").write_text("SELFSIGHT_MODEL_NAME=mine\n")
+    monkeypatch.chdir(copy)
+    get_settings.cache_clear()
+    assert (get_settings().s3_bucket, get_settings().model_name) == ("team", "mine")
+
+
 def test_children_inherit_no_telemetry(project: Path) -> None:
     environment = child_environment(parent_run_id="7", exit_file=None)
     assert environment["SELFSIGHT_PARENT_RUN_ID"] == "7"

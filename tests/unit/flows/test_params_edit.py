@@ -1,5 +1,6 @@
 """The command line's changes to params.yaml: checked whole, shown, and never with a secret."""
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,11 @@ from pydantic import Field
 
 from components.errors import UserError
 from components.parameters import Params, validate
+from components.stages.params import parse_params
 from flows.params_edit import Request, edit_params
 from flows.yaml_text import parse
+
+ROOT = Path(__file__).parents[3]
 
 
 class Snapshot(Params):
@@ -80,6 +84,39 @@ def test_single_keys_win_over_the_recipe(params: Path) -> None:
     assert parse(params.read_text())["training"] == {"steps": 3, "patch_size": 8}
     edit(params, Request(recipe="demo", overrides=("training.steps=5",)))
     assert parse(params.read_text())["training"]["steps"] == 5
+
+
+def test_a_recipe_replaces_the_sections_that_it_names_and_no_others(params: Path) -> None:
+    edit(params, Request(overrides=("training.patch_size=8",)))
+    edit(params, Request(recipe="demo"))
+    assert parse(params.read_text()) == {**parse(TEXT), "training": {"steps": 3}}
+
+
+@pytest.mark.parametrize("name", ["cifar10-cpu"])
+def test_the_recipe_demo_undoes_every_other_recipe(name: str, tmp_path: Path) -> None:
+    shipped = (ROOT / "params.yaml").read_text()
+    path = tmp_path / "params.yaml"
+    path.write_text(shipped)
+
+    def apply(recipe: str) -> str:
+        check = functools.partial(parse_params, where="params.yaml")
+        return edit_params(path, Request(recipe=recipe), check, recipes=ROOT / "infra" / "recipes")
+
+    assert apply("demo") == "", "params.yaml is the recipe demo"
+    assert apply(name) != ""
+    assert apply("demo") != ""
+    assert parse(path.read_text()) == parse(shipped)
+
+
+def test_a_recipe_gives_the_same_whatever_was_there_before(tmp_path: Path) -> None:
+    recipes, found = ROOT / "infra" / "recipes", []
+    for first in ("demo", "cifar10-cpu"):
+        path = tmp_path / f"{first}.yaml"
+        path.write_text((ROOT / "params.yaml").read_text())
+        for name in (first, "cifar10-cpu"):
+            edit_params(path, Request(recipe=name), lambda _: None, recipes=recipes)
+        found.append(parse(path.read_text()))
+    assert found[0] == found[1]
 
 
 def test_an_unknown_recipe_is_refused_naming_the_nearest(params: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from components.errors import UserError
-from flows.yaml_text import parse, set_value
+from flows.yaml_text import parse, remove_key, set_value
 
 TEXT = """\
 # the knobs
@@ -84,3 +84,25 @@ def test_a_key_is_added_to_a_file_whose_last_line_has_no_end() -> None:
 def test_a_value_has_no_keys() -> None:
     with pytest.raises(UserError, match=r"'ingest\.rate' is a value and has no key 'x'"):
         set_value(TEXT, ["ingest", "rate", "x"], 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "gone"),
+    [
+        ("snapshot.eval", ["  eval: null       # none"]),
+        ("ingest.list", ["  list:", "    - a", "    - b   # the second"]),
+        ("ingest.empty", ["  empty:"]),
+        ("ingest", ["ingest:", "  rate: 1.0e-4", "  list:", "    - a", "    - b   # the second", "", "  empty:"]),
+    ],
+)
+def test_a_key_is_removed_with_its_value_and_nothing_else(key: str, gone: list[str]) -> None:
+    after = remove_key(TEXT, key.split("."))
+    lines = list(difflib.unified_diff(TEXT.splitlines(), after.splitlines(), lineterm="", n=0))[2:]
+    assert [line[1:] for line in lines if not line.startswith("@@")] == gone
+
+
+def test_the_last_key_leaves_an_empty_mapping_and_an_absent_one_changes_nothing() -> None:
+    assert parse(remove_key("a:\n  b: 1\nc: 2\n", ["a", "b"])) == {"a": {}, "c": 2}
+    assert remove_key("a: {b: 1, c: 2}  # x\n", ["a", "b"]) == "a: {c: 2}  # x\n"
+    assert remove_key(TEXT, ["ingest", "no"]) == TEXT
+    assert remove_key(TEXT, ["no", "no"]) == TEXT

@@ -102,9 +102,22 @@ def test_another_score_can_be_compared() -> None:
     assert compare(candidate, champion, GateParams(score="linear.top1")).passed
 
 
-@pytest.mark.parametrize("line", ["0 3 * *", "every day", "0 3 * * * *", "0 3 * * $(id)"])
-def test_a_schedule_that_is_no_cron_line_is_refused(line: str) -> None:
-    with pytest.raises(UserError, match="five fields"):
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("0 3 * *", "five fields"),
+        ("every day", "five fields"),
+        ("0 3 * * * *", "five fields"),
+        ("0 3 * * $(id)", "'\\$\\(id\\)' is no weekday"),
+        ("99 3 * * *", "'99' is no minute"),
+        ("0 3 0 * *", "'0' is no day of the month"),
+        ("a b c d e", "'a' is no minute"),
+        ("*/0 3 * * *", "is no minute"),
+        ("5-1 3 * * *", "is no minute"),
+    ],
+)
+def test_a_schedule_that_is_no_cron_line_is_refused(line: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         validate(RetrainParams, {"cron": line}, where="params.yaml")
 
 

@@ -10,7 +10,8 @@ from components.data.manifest import IMAGES, SOURCES, Manifest
 from components.data.shards import LOCATIONS
 from components.data.tables import write_table
 from components.models.backbone import artifact_hash
-from components.registry.lineage import describe_lineage, dvc_hash, evaluation_images, parameters_hash
+from components.parameters import parameters_hash
+from components.registry.lineage import describe_lineage, dvc_hash, evaluation_identity
 
 
 def manifest(rows: list[tuple[str, str, str | None]]) -> Manifest:
@@ -53,13 +54,14 @@ def test_a_folders_hash_depends_on_names_and_contents_and_not_on_its_place(tmp_p
 def test_scores_are_comparable_only_on_the_same_labelled_images(tmp_path: Path) -> None:
     kept = ids(tmp_path / "kept.parquet", "t1", "t2")
     rows = [("e1", "eval", "cat"), ("e2", "eval", "dog"), ("t1", "train", "cat"), ("t2", "train", "dog")]
-    first = evaluation_images(manifest(rows), kept)
-    assert evaluation_images(manifest(rows), kept) == first
-    relabelled = evaluation_images(manifest([("e1", "eval", "dog"), *rows[1:]]), kept)
+    first = evaluation_identity(manifest(rows), kept, {"seed": 0})
+    assert evaluation_identity(manifest(rows), kept, {"seed": 0}) == first
+    relabelled = evaluation_identity(manifest([("e1", "eval", "dog"), *rows[1:]]), kept, {"seed": 0})
     assert relabelled["queries"] != first["queries"]
     assert relabelled["bank"] == first["bank"]
-    smaller = evaluation_images(manifest(rows), ids(tmp_path / "fewer.parquet", "t1"))
+    smaller = evaluation_identity(manifest(rows), ids(tmp_path / "fewer.parquet", "t1"), {"seed": 0})
     assert smaller["queries"] == first["queries"]
+    assert evaluation_identity(manifest(rows), kept, {"seed": 1})["protocol"] != first["protocol"]
     assert smaller["bank"] != first["bank"]
 
 

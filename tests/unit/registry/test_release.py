@@ -72,7 +72,9 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseSources:
 
 def release(sources: ReleaseSources, folder: str = "release", **params) -> tuple[Path, dict[str, float]]:
     target = Path(folder)
-    return target, assemble_release(ReleaseParams(**params), sources, target, name="backbone", parameters=PARAMETERS)
+    return target, assemble_release(
+        ReleaseParams(**params), sources, target, parameters=PARAMETERS, protocol={"seed": 0}
+    )
 
 
 def test_the_released_artifact_loads_with_the_chosen_models_weights(sources: ReleaseSources) -> None:

@@ -1,6 +1,7 @@
 """A run reaches MLflow through the journal, once, whatever happens in between."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from components.errors import UserError
 from components.settings import Settings
 from components.tracking import attach_run, client, replay_journals, start_run
 from components.tracking.journal import send
@@ -114,3 +116,93 @@ def test_the_journal_of_a_killed_process_is_replayed_whole(settings: Settings) -
     assert replay_journals(settings) == 1
     (found,) = runs(settings)
     assert len(client(settings).get_metric_history(found.info.run_id, "loss")) == 100
+
+
+KILLED_RUN = (
+    "import sys, time; from pathlib import Path; from components.settings import Settings;"
+    "from components.tracking import attach_run, start_run;"
+    "home = Path(sys.argv[1]); s = Settings(root=home, home=home, mlflow_uri='http://127.0.0.1:9');"
+    "c = start_run('killed', params={'a': 1}, settings=s); r = c.__enter__(); r.log_metrics({'loss': 2.0}, 1);"
+    "d = attach_run(r.key, settings=s); w = d.__enter__(); w.log_metrics({'norm': 1.0}, 1);"
+    "print(r.key, flush=True); time.sleep(60)"
+)
+
+
+def killed_run(settings: Settings) -> str:
+    """The key of a run of which a process was killed that had opened and joined it."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED_RUN, str(settings.root)], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    key = process.stdout.readline().decode().strip()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    return key
+
+
+def test_the_next_run_sends_what_a_killed_one_left_and_ends_it(settings: Settings) -> None:
+    key = killed_run(settings)
+    with start_run("next", params={}, settings=settings):
+        pass
+    found = {run.info.run_name: run for run in runs(settings)}
+    assert found["killed"].info.status == "KILLED"
+    assert found["killed"].data.tags[KEY_TAG] == key
+    assert found["killed"].data.metrics == {"loss": 2.0, "norm": 1.0}
+    assert found["next"].info.status == "FINISHED"
+    assert not list(settings.journals.glob("*.jsonl"))
+
+
+def test_a_killed_run_that_is_gone_on_with_is_not_ended_by_the_replay(settings: Settings) -> None:
+    key = killed_run(settings)
+    with start_run("killed", params={"a": 1}, resume_key=key, settings=settings) as run:
+        run.log_metrics({"loss": 1.0}, 2)
+        while len(list(settings.journals.glob("*.jsonl"))) > 1:
+            time.sleep(0.02)
+        assert client(settings).get_run(run.run_id).info.status == "RUNNING"
+    (found,) = runs(settings)
+    assert found.info.status == "FINISHED"
+    assert found.data.metrics == {"loss": 1.0, "norm": 1.0}
+
+
+def test_parameters_arrive_although_mlflow_went_away_between_them_and_the_run(settings: Settings) -> None:
+    key = killed_run(settings)
+    experiment = client(settings).get_experiment_by_name(settings.mlflow_experiment)
+    client(settings).create_run(experiment.experiment_id, tags={KEY_TAG: key})
+    replay_journals(settings)
+    (found,) = runs(settings)
+    assert found.data.params == {"a": "1"}
+
+
+def test_a_journal_that_was_killed_before_its_first_line_stops_nothing(settings: Settings) -> None:
+    settings.journals.mkdir(exist_ok=True)
+    (settings.journals / "aaaa.1.jsonl").write_text("")
+    (settings.journals / "bbbb.1.jsonl").write_text('{"kind": "he')
+    key = killed_run(settings)
+    replay_journals(settings)
+    assert [run.data.tags[KEY_TAG] for run in runs(settings)] == [key]
+    assert not list(settings.journals.glob("*.jsonl"))
+
+
+def test_a_full_disk_costs_metrics_and_not_the_work(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with start_run("x", params={}, settings=settings) as run:
+        run.log_metrics({"loss": 1.0}, 1)
+        size = next(settings.journals.glob("*.jsonl")).stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, resource.RLIM_INFINITY))
+        previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            run.log_metrics({"loss": 2.0}, 2)
+            run.log_metrics({"loss": 3.0}, 3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            signal.signal(signal.SIGXFSZ, previous)
+        run.log_metrics({"loss": 4.0}, 4)
+    (found,) = runs(settings)
+    assert [m.step for m in client(settings).get_metric_history(found.info.run_id, "loss")] == [1, 4]
+    assert [record.message for record in caplog.records if "cannot be written" in record.message]
+
+
+def test_an_artifact_root_that_the_experiment_contradicts_is_refused(settings: Settings, tmp_path: Path) -> None:
+    other = settings.model_copy(update={"artifact_root": str(tmp_path / "elsewhere")})
+    with pytest.raises(UserError, match=r"keeps its artifacts at .* SELFSIGHT_MLFLOW_EXPERIMENT"):
+        client(other)
