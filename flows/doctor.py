@@ -46,6 +46,21 @@ def check_device(settings: Settings) -> Check:
     return Check("device", "ok", f"{properties.name}, {properties.total_memory / GIB:.0f} GiB")
 
 
+def check_precision(settings: Settings) -> Check:
+    """The device multiplies numbers of the precision that training is set to."""
+    import torch
+
+    from components.stages.params import load_params
+
+    params = load_params(settings.root / paths.PARAMS)
+    wanted = {params.pretrain.engine.precision, params.distill.engine.precision}
+    is_slow = settings.torch_device() == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if "bf16" in wanted and is_slow:
+        remedy = "set pretrain.engine.precision and distill.engine.precision to fp32"
+        return Check("precision", "warn", "this processor is slow at bf16", remedy)
+    return Check("precision", "ok", ", ".join(sorted(wanted)))
+
+
 def check_memory(_: Settings) -> Check:
     """Enough memory is free for the default run."""
     import psutil
@@ -169,6 +184,6 @@ def check_s3(settings: Settings) -> Check:
     return Check("s3", "ok", ", ".join(f"s3://{name}" for name in buckets) or "no bucket set, nothing is shared")
 
 
-MACHINE: tuple[Body, ...] = (check_device, check_memory, check_shared_memory, check_disk)
+MACHINE: tuple[Body, ...] = (check_device, check_precision, check_memory, check_shared_memory, check_disk)
 EXPERIMENT: tuple[Body, ...] = (check_data, check_snapshot, check_labels, check_record)
 SERVICES: tuple[Body, ...] = (check_mlflow, check_prefect, check_s3)

@@ -21,13 +21,14 @@ from components.registry.versions import (
     registry_lock,
 )
 from components.settings import Settings
-from components.tracking import code_version
+from components.tracking import code_version, lock_commit
 from components.tracking.mlflow_store import experiment_id
 
 _log = logging.getLogger(__name__)
 FOLDER = "backbone"
 """Folder of the artifact inside its run."""
 RUN_NAME = "register"
+LOCK_COMMIT_TAG = "git.lock_sha"
 
 
 def register(artifact: Path, settings: Settings, *, runs: Mapping[str, str] | None = None) -> RegisteredVersion:
@@ -52,6 +53,7 @@ def register(artifact: Path, settings: Settings, *, runs: Mapping[str, str] | No
         if found is None:
             found = _create(artifact, tags, runs or {}, settings)
             _log.info("%s version %s registered", found.name, found.version)
+        _name_lock_commit(found, settings)
         if by_alias(CANDIDATE, settings) != found:
             with registry(settings) as made:
                 made.set_registered_model_alias(settings.model_name, CANDIDATE, found.version)
@@ -95,6 +97,14 @@ def _create(artifact: Path, tags: dict[str, str], runs: Mapping[str, str], setti
         )
         made.set_terminated(run.info.run_id)
     return by_number(str(created.version), settings)
+
+
+def _name_lock_commit(version: RegisteredVersion, settings: Settings) -> None:
+    """Tags the commit that holds the lock: it can be made only after the run, so that a later call finds it."""
+    commit = None if LOCK_COMMIT_TAG in version.tags else lock_commit(settings.root)
+    if commit is not None:
+        with registry(settings) as made:
+            made.set_model_version_tag(version.name, version.version, LOCK_COMMIT_TAG, commit)
 
 
 def _upload(artifact: Path, made: Any, run: Any) -> None:

@@ -23,6 +23,13 @@ def code_version(root: Path) -> dict[str, str]:
     return {"git.sha": sha, "git.dirty": "true" if changes else "false"}
 
 
+def lock_commit(root: Path) -> str | None:
+    """The commit that recorded the present `dvc.lock`; None while the lock differs from what is committed."""
+    made = _git(root, "log", "-1", "--format=%H", "--", "dvc.lock")
+    is_committed = _git(root, "diff", "--quiet", "HEAD", "--", "dvc.lock") is not None
+    return made if made and is_committed and (root / "dvc.lock").exists() else None
+
+
 def _git(root: Path, *arguments: str) -> str | None:
     try:
         answer = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)

@@ -43,6 +43,30 @@ def test_an_empty_registry_has_no_champion_and_no_history(settings: Settings) ->
     assert history(settings) == []
 
 
+def test_a_version_names_the_commit_that_holds_the_lock_once_there_is_one(settings: Settings) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    artifact = make_artifact(settings.root / "release", 1)
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "before"]):
+        subprocess.run([*git, *command], cwd=settings.root, check=True)
+    (settings.root / "dvc.lock").write_text("schema: '2.0'\n")
+    version = register(artifact, settings).version
+    assert "git.lock_sha" not in by_number(version, settings).tags
+    for command in (["add", "dvc.lock"], ["commit", "-q", "-m", "run"]):
+        subprocess.run([*git, *command], cwd=settings.root, check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], cwd=settings.root, check=True, capture_output=True, text=True)
+    register(artifact, settings)
+    assert by_number(version, settings).tags["git.lock_sha"] == head.stdout.strip()
+
+
+def test_an_artifact_store_that_refuses_is_named(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    nowhere = settings.model_copy(
+        update={"mlflow_experiment": "other", "artifact_root": f"{tmp_path}/file/artifacts", "model_name": "other"}
+    )
+    with pytest.raises(RegistryUnavailable, match=rf"cannot be stored at {tmp_path}/file.*SELFSIGHT_ARTIFACT_ROOT"):
+        register(make_artifact(tmp_path / "release", 1), nowhere)
+
+
 def test_a_registered_artifact_comes_back_bit_for_bit_under_its_alias(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ from components.errors import UserError
 from components.settings import Settings, get_settings
 from components.tracking import start_run
 from flows.output import Output
-from flows.sharing import check_bucket, configure_remote, transfer
+from flows.sharing import configure_remote, require_bucket, transfer
 
 pytestmark = pytest.mark.timeout(120)
 BUCKET = "shared"
@@ -110,21 +110,21 @@ def test_without_a_bucket_nothing_can_be_shared(project: Path) -> None:
 
 def test_a_missing_bucket_is_named(project: Path, endpoint: str) -> None:
     with pytest.raises(UserError, match="s3://nowhere: no such bucket"):
-        check_bucket(settings_for(project, endpoint, "nowhere"))
+        require_bucket(settings_for(project, endpoint, "nowhere"))
 
 
 def test_missing_credentials_are_named(project: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(UserError, match="no usable AWS credentials"):
-        check_bucket(settings_for(project, endpoint))
+        require_bucket(settings_for(project, endpoint))
 
 
 def test_refused_credentials_are_named_and_not_repeated(project: Path, endpoint: str, bucket: str) -> None:
     httpx.post(f"{endpoint}/moto-api/reset-auth", content="0")
     try:
         with pytest.raises(UserError, match="the credentials are refused") as caught:
-            check_bucket(settings_for(project, endpoint))
+            require_bucket(settings_for(project, endpoint))
     finally:
         httpx.post(f"{endpoint}/moto-api/reset-auth", content="inf")
     assert "of-the-test" not in str(caught.value)
@@ -148,7 +148,7 @@ def test_a_server_that_is_not_there_is_named(project: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(UserError, match="cannot be reached"):
-            check_bucket(settings_for(project, url))
+            require_bucket(settings_for(project, url))
 
 
 def test_f15_an_endpoint_with_a_password_is_refused_without_repeating_it(project: Path) -> None:
