@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt64
 
-from components.features.search import neighbour_pairs, pairs_above, top_k
+from components.features.search import neighbour_pairs, top_k
 
 HASH_BITS = 64
 
@@ -26,7 +26,8 @@ def candidate_pairs(
         vectors: embeddings of unit length.
         hashes: perceptual hashes.
         evaluation: whether an image is of the evaluation part.
-        neighbours: nearest training images of every image.
+        neighbours: nearest training images of every image, by embedding and by hash: frames of a fixed camera are all
+            alike, and all with all would be too many.
         hash_distance: bits in which two hashes may differ.
         device: where the search runs.
 
@@ -35,7 +36,7 @@ def candidate_pairs(
     """
     found = [
         _by_embedding(vectors, evaluation, neighbours, device),
-        _by_hash(hashes, hash_distance, device),
+        _by_hash(hashes, evaluation, neighbours, hash_distance, device),
     ]
     pairs: Int[np.ndarray, "pairs 2"] = np.unique(np.concatenate(found), axis=0)
     useful: Int[np.ndarray, "pairs 2"] = pairs[~evaluation[pairs].all(axis=1)]
@@ -54,13 +55,39 @@ def _by_embedding(
     return np.concatenate([within, np.sort(across, axis=1)])
 
 
-def _by_hash(hashes: UInt64[np.ndarray, " n"], distance: int, device: str) -> Int[np.ndarray, "pairs 2"]:
+def _by_hash(
+    hashes: UInt64[np.ndarray, " n"], evaluation: Bool[np.ndarray, " n"], neighbours: int, distance: int, device: str
+) -> Int[np.ndarray, "pairs 2"]:
     """Pairs of like hashes. Images of one hash are chained, not paired all with all: plain pictures may be many."""
     order = np.argsort(hashes, kind="stable")
     equal = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     chained = np.stack([order[equal], order[equal + 1]], axis=1)
-    distinct, first = np.unique(hashes, return_index=True)
-    bits = np.unpackbits(distinct.astype("<u8")[:, None].view(np.uint8), axis=1)
-    signs = torch.from_numpy(bits.astype(np.float32) * 2.0 - 1.0).to(device)
-    near, _ = pairs_above(signs, HASH_BITS - 2 * distance - 0.5)
-    return np.sort(np.concatenate([chained, first[near.cpu().numpy()]]), axis=1)
+    first = np.sort(np.unique(hashes, return_index=True)[1])
+    training, held_out = first[~evaluation[first]], first[evaluation[first]]
+    within = _near(hashes[training], hashes[training], neighbours + 1, distance, device)  # itself is the nearest
+    across = _near(hashes[held_out], hashes[training], neighbours, distance, device)
+    near = np.concatenate([training[within], np.stack([held_out[across[:, 0]], training[across[:, 1]]], axis=1)])
+    return np.sort(np.concatenate([chained, near[near[:, 0] != near[:, 1]]]), axis=1)
+
+
+def _near(
+    queries: UInt64[np.ndarray, " q"], base: UInt64[np.ndarray, " n"], k: int, distance: int, device: str
+) -> Int[np.ndarray, "pairs 2"]:
+    """Positions (query, base) of each query's k nearest hashes within a distance; of equally near ones the first.
+
+    The inner product of signs is the number of equal bits less that of differing ones. One more dimension lowers it by
+    less than a bit, the more the later a hash stands in `base`, so that no two tie; doubles hold it all exactly.
+    """
+    late = torch.arange(len(base), dtype=torch.float64) * 0.5 ** (len(base).bit_length() + 1)
+    left = torch.cat([_signs(queries), torch.ones(len(queries), 1, dtype=torch.float64)], dim=1)
+    right = torch.cat([_signs(base), -late[:, None]], dim=1)
+    similarity, positions = top_k(left.to(device), right.to(device), k)
+    query, rank = (similarity > HASH_BITS - 2 * distance - 1).nonzero(as_tuple=True)
+    pairs: Int[np.ndarray, "pairs 2"] = torch.stack([query, positions[query, rank]], dim=1).cpu().numpy()
+    return pairs
+
+
+def _signs(hashes: UInt64[np.ndarray, " n"]) -> Float[torch.Tensor, "n 64"]:
+    """Bits as 1 and -1."""
+    bits = np.unpackbits(hashes.astype("<u8")[:, None].view(np.uint8), axis=1)
+    return torch.from_numpy(bits.astype(np.float64) * 2.0 - 1.0)

@@ -6,11 +6,13 @@ linearly to 8 bits; CMYK, palettes and grey become RGB; colour profiles are igno
 refused with a reason.
 """
 
+import struct
 from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are decoded; nothing else of Pillow is reached."""
@@ -23,9 +25,12 @@ TRUNCATED = "truncated"
 BROKEN = "broken"
 TOO_MANY_PIXELS = "too-many-pixels"
 TOO_SMALL = "too-small"
+TOO_NARROW = "too-narrow"
 UNSUPPORTED_DEPTH = "unsupported-depth"
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 89_000_000
+"""Ceiling of width × height, just below where Pillow warns of a bomb. Ingest, which may ask for less, is the gate; what
+reads its images again takes the ceiling."""
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -37,6 +42,8 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+_TILE_WIDTH, _TILE_LENGTH = 322, 323
+_TIFF_INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 16: "Q", 17: "q"}
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF")
 
 
@@ -44,7 +51,8 @@ class DecodingError(Exception):
     """A file that is not decoded.
 
     Args:
-        reason: `empty`, `not-an-image`, `truncated`, `broken`, `too-many-pixels`, `too-small`, `unsupported-depth`.
+        reason: `empty`, `not-an-image`, `truncated`, `broken`, `too-many-pixels`, `too-small`, `too-narrow`,
+            `unsupported-depth`.
     """
 
     def __init__(self, reason: str) -> None:
@@ -82,7 +90,14 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | Non
     return decode(data, max_pixels=max_pixels, min_side=min_side).image
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | None = None, least_side: int = 1) -> Decoded:
+def decode(
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    min_side: int | None = None,
+    least_side: int = 1,
+    max_aspect: float | None = None,
+) -> Decoded:
     """Decodes a file and tells what it was; as `decode_rgb`.
 
     Args:
@@ -90,26 +105,27 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | None = 
         max_pixels: width × height above which it is refused.
         min_side: scaled decoding, see `decode_rgb`.
         least_side: shorter side below which it is refused, pixels.
+        max_aspect: longer over shorter side above which it is refused; None admits every shape.
 
     Raises:
         DecodingError: with the reason.
+        MemoryError: if memory runs out; it says nothing about the file.
     """
     if not data:
         raise DecodingError(EMPTY)
     image = _open(data)
-    if image.width * image.height > max_pixels:
-        raise DecodingError(TOO_MANY_PIXELS)
-    if min(image.size) < least_side:
-        raise DecodingError(TOO_SMALL)
+    _check_size(image, max_pixels, least_side, max_aspect)
     file_format = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with more pictures behind it
     size = image.size
     try:
+        if isinstance(image, TiffImageFile) and _tile_pixels(data, image.tag_v2.offset) > max_pixels:
+            raise DecodingError(TOO_MANY_PIXELS)
         if min_side is not None and file_format == "JPEG":
             image.draft(None, (min_side, min_side))
         image.load()
         scaled = image.size
         upright = _rgb(_turned(image))
-    except DecodingError:
+    except (DecodingError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a hostile file makes them stumble over
         raise DecodingError(_why(error)) from error
@@ -125,8 +141,49 @@ def _open(data: bytes) -> Image.Image:
         raise DecodingError(TOO_MANY_PIXELS) from None
     except UnidentifiedImageError:
         raise DecodingError(BROKEN if data.startswith(_MAGIC) else NOT_AN_IMAGE) from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise DecodingError(_why(error)) from error
+
+
+def _check_size(image: Image.Image, max_pixels: int, least_side: int, max_aspect: float | None) -> None:
+    if image.width * image.height > max_pixels:
+        raise DecodingError(TOO_MANY_PIXELS)
+    shorter, longer = sorted(image.size)
+    if shorter < max(least_side, 1):
+        raise DecodingError(TOO_SMALL)
+    if max_aspect is not None and longer / shorter > max_aspect:
+        raise DecodingError(TOO_NARROW)
+
+
+def _tile_pixels(data: bytes, directory: int) -> int:
+    """Largest tile that a directory of a TIFF declares, pixels; 0 if it is in strips.
+
+    libtiff decodes whole tiles, however small the image; strips it cuts to the image by itself. The directory is read
+    here and not asked of Pillow, because of a tag that stands twice libtiff takes the first and Pillow the last.
+
+    Args:
+        data: the bytes of the file.
+        directory: where in it the directory is.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+
+    def read(layout: str, place: int) -> tuple[int, ...]:
+        return struct.unpack_from(order + layout, data, place)
+
+    big = read("H", 2) == (43,)  # BigTIFF
+    count, head, offset = ("Q", "HHQ", "Q") if big else ("H", "HHL", "L")
+    first = directory + struct.calcsize(order + count)
+    inside, size = struct.calcsize(order + head), struct.calcsize(order + head + offset)
+    sides = {_TILE_WIDTH: 0, _TILE_LENGTH: 0}
+    for entry in range(first, first + size * min(*read(count, directory), 0xFFFF), size):
+        tag, kind, _, where = read(head + offset, entry)
+        if tag in sides and kind in _TIFF_INTEGERS:
+            value = _TIFF_INTEGERS[kind]
+            fits = struct.calcsize(order + value) <= struct.calcsize(order + offset)
+            sides[tag] = max(sides[tag], *read(value, entry + inside if fits else where))
+    return sides[_TILE_WIDTH] * sides[_TILE_LENGTH]
 
 
 def _why(error: Exception) -> str:
@@ -137,6 +194,8 @@ def _turned(image: Image.Image) -> Image.Image:
     """Applies the EXIF orientation; EXIF that cannot be read is as good as none."""
     try:
         how = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    except MemoryError:
+        raise
     except Exception:
         how = None
     return image if how is None else image.transpose(how)

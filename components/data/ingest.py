@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
-from components.data.decoding import EXTENSIONS
+from components.data.decoding import EXTENSIONS, MAX_PIXELS
 from components.data.inspection import Inspection, Inspector
 from components.data.lock import Role, SourceLock, SourceObject
 from components.data.manifest import Manifest
@@ -36,12 +36,15 @@ class IngestParams(Params):
     )
     seed: int = Field(0, ge=0, description="seed of the held-out draw")
     max_pixels: int = Field(
-        50_000_000, ge=1, le=89_000_000, description="width × height above which an image is quarantined, pixels"
+        50_000_000, ge=1, le=MAX_PIXELS, description="width × height above which an image is quarantined, pixels"
     )
     max_bytes: int = Field(
         100 << 20, ge=1, le=SHARD_LIMIT - SHARD_OVERHEAD, description="file size above which it is quarantined, bytes"
     )
     min_side: int = Field(8, ge=1, description="shorter side below which an image is quarantined, pixels")
+    max_aspect: float = Field(
+        50.0, ge=1, le=1000, description="longer side over shorter side above which an image is quarantined"
+    )
     shard_bytes: int = Field(SHARD_LIMIT, ge=1 << 16, le=SHARD_LIMIT, description="size of a shard at most, bytes")
     group_pattern: str | None = Field(
         None,
@@ -121,7 +124,7 @@ def _open(lock: SourceLock, settings: Settings) -> dict[Role, Source]:
 def _inspected(
     lock: SourceLock, sources: Mapping[Role, Source], params: IngestParams, settings: Settings
 ) -> Generator[Inspection, None, None]:
-    inspector = Inspector(sources, params.max_pixels, params.max_bytes, params.min_side)
+    inspector = Inspector(sources, params.max_pixels, params.max_bytes, params.min_side, params.max_aspect)
     sizes = [_assumed_bytes(one, params) for one in lock.objects]
     many = len(sizes) >= MANY_OBJECTS or sum(sizes) >= MANY_BYTES  # else starting workers takes longer than the work
     chunks = chunked(lock.objects, lambda one: _assumed_bytes(one, params))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from components.data.decoding import DecodingError, decode
 from components.data.lock import Role, SourceObject
 from components.data.phash import phash
-from components.data.sources import Annotation, S3Source, Source
+from components.data.sources import Annotation, S3Source, Source, object_uri
+from components.errors import UserError
 
 TOO_MANY_BYTES = "too-many-bytes"
 SHA256 = "sha256:"
@@ -50,18 +51,20 @@ class Inspector:
         max_pixels: width × height above which an image is quarantined.
         max_bytes: size of a file above which it is quarantined without being read.
         min_side: shorter side below which an image is quarantined, pixels.
+        max_aspect: longer side over shorter side above which an image is quarantined.
     """
 
     sources: Mapping[Role, Source]
     max_pixels: int
     max_bytes: int
     min_side: int
+    max_aspect: float
 
     def inspect_all(self, objects: Sequence[SourceObject]) -> list[Inspection]:
         """Inspects objects in order; all their bytes are in memory at once.
 
         Raises:
-            UserError: if an object is gone or is not what the lock says.
+            UserError: if an object is gone or is not what the lock says, or if memory runs out.
         """
         return [self._inspect(one, data) for one, data in zip(objects, self._read_all(objects), strict=True)]
 
@@ -85,9 +88,19 @@ class Inspector:
         if len(data) > self.max_bytes:
             return Inspection(one, annotation, image_id, None, reason=TOO_MANY_BYTES)
         try:
-            decoded = decode(data, max_pixels=self.max_pixels, min_side=DECODED_SIDE, least_side=self.min_side)
+            decoded = decode(
+                data,
+                max_pixels=self.max_pixels,
+                min_side=DECODED_SIDE,
+                least_side=self.min_side,
+                max_aspect=self.max_aspect,
+            )
         except DecodingError as error:
             return Inspection(one, annotation, image_id, None, reason=error.reason)
+        except MemoryError:  # of the machine, not of the image: a quarantine would outlive it
+            where = object_uri(self.sources[one.role].uri, one.name)
+            remedy = "set SELFSIGHT_THREADS lower for fewer workers, lower ingest.max_pixels, or exclude it"
+            raise UserError(f"{where}: memory ran out while decoding it", remedy=remedy) from None
         return Inspection(
             source=one,
             annotation=annotation,

@@ -9,13 +9,14 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 
 from components.data.batch import CropBatch
 from components.data.colour import augment
 from components.data.decoding import decode_rgb
 from components.data.masking import MaskParams, draw_masks
 from components.data.order import Visit, visits
-from components.data.resampling import MATRIX_SIDE, crop_with_matrices, crop_with_pillow
+from components.data.resampling import resampled
 from components.data.views import Draws, ViewParams, draw_views, kinds
 from components.errors import UserError
 
@@ -45,7 +46,7 @@ class CropLoader:
         world_size: number of processes.
         workers: decoding threads; 0: no thread at all, batches are made when asked for.
         patch_size: side of a patch, pixels.
-        device: where crops are made.
+        device: where crops are made, such as `cpu` or `cuda:1`; `cuda` is the device that is current here and now.
         cache_bytes: decoded images of at most so many bytes are kept in memory.
 
     Raises:
@@ -73,6 +74,8 @@ class CropLoader:
                 f"{len(ids)} images to train on, and a batch of {global_batch}",
                 remedy=f"take a batch_size of at most {max(len(ids), 2)}, or more images",
             )
+        self.device = _own_device(device)
+        """Where the batches are."""
         self.waited_s = 0.0
         """Seconds that `iterate` has waited for a batch."""
         self._reader = reader
@@ -85,7 +88,6 @@ class CropLoader:
         self._first = rank * self._share
         self._workers = workers
         self._grid = views.global_size // patch_size
-        self._device = device
         self._cache: dict[str, np.ndarray] = {}
         self._cache_left = cache_bytes
         self._min_side = _least_side(views)
@@ -108,7 +110,7 @@ class CropLoader:
         )
         return CropBatch(
             crops=self._crops(seen),
-            masks=masks[:, first : first + count].reshape(2 * count, -1).to(self._device),
+            masks=masks[:, first : first + count].reshape(2 * count, -1).to(self.device),
             ids=tuple(self._ids[visit.place] for visit in seen),
             positions=torch.arange(first, first + count),
             step=step,
@@ -174,7 +176,7 @@ class CropLoader:
         crops = []
         for number, kind in enumerate(kinds(self._views)):
             draws = Draws.stack([one[number] for one in drawn])
-            made = _resampled(images, draws.boxes, kind.size, self._device)
+            made = resampled(images, draws.boxes, kind.size, self.device)
             crops.append(augment(made, draws, self._views.blur_kernel))
         return crops
 
@@ -182,7 +184,7 @@ class CropLoader:
         """UInt8[height, width, 3], no larger than the crops need."""
         if (cached := self._cache.get(image_id)) is not None:
             return cached
-        image = np.array(decode_rgb(self._reader.read(image_id), min_side=self._min_side))
+        image = np.array(_shrunk(decode_rgb(self._reader.read(image_id), min_side=self._min_side), self._min_side))
         if image.nbytes <= self._cache_left:
             self._cache_left -= image.nbytes
             self._cache[image_id] = image
@@ -194,23 +196,18 @@ def _least_side(views: ViewParams) -> int:
     return int(np.ceil(max(kind.size / np.sqrt(kind.scale[0]) for kind in kinds(views))))
 
 
-def _resampled(images: list[np.ndarray], boxes: np.ndarray, size: int, device: str) -> torch.Tensor:
-    """Crops of images of any size; which operator makes a crop depends on its own image alone."""
-    count, views = len(images), len(boxes) // len(images)
-    crops = torch.empty(views * count, 3, size, size, device=device)
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for row, image in enumerate(images):
-        by_shape.setdefault(image.shape, []).append(row)
-    for shape, members in by_shape.items():
-        rows = (np.arange(views)[:, None] * count + np.array(members)[None]).reshape(-1)
-        if max(shape[:2]) <= MATRIX_SIDE or device != "cpu":
-            stacked = torch.from_numpy(np.stack([images[row] for row in members])).to(device)
-            made = crop_with_matrices(stacked.permute(0, 3, 1, 2).float(), boxes[rows], size)
-        else:
-            each = [crop_with_pillow(images[row], boxes[row::count], size) for row in members]
-            made = torch.stack(each, dim=1).flatten(0, 1)
-        crops[torch.from_numpy(rows).to(device)] = made
-    return crops
+def _shrunk(image: Image.Image, least: int) -> Image.Image:
+    """Averages whole blocks of pixels as long as both sides keep `least`: for the formats whose decoder cannot scale.
+
+    One photo as PNG would else take a hundred megabytes, in memory and again for each of its crops.
+    """
+    factor = min(image.size) // least
+    return image.reduce(factor) if factor > 1 else image
+
+
+def _own_device(device: str) -> torch.device:
+    """The device with its number: which one `cuda` means is a matter of the thread, and batches are made in another."""
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 
 def _drain(ready: "queue.Queue[CropBatch | BaseException]") -> None:

@@ -4,6 +4,10 @@ Both do what Pillow's `resize(size, BICUBIC, box=…)` does: Keys' kernel with a
 reading beyond the box up to the image's edge.
 """
 
+import math
+from collections.abc import Sequence
+from itertools import product
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -12,7 +16,47 @@ from torch import Tensor
 
 MATRIX_SIDE = 128
 """Images of at most this side are resampled by matrix products, which are faster there (measured on a CPU)."""
+CHUNK_BYTES = 256 << 20
+"""Of images as floats, repeated for each of their crops, that are resampled at a time."""
 _SUPPORT = 2.0
+
+
+def resampled(
+    images: Sequence[np.ndarray], boxes: np.ndarray, size: int, device: torch.device
+) -> Float[Tensor, "crops 3 size size"]:
+    """Crops of images of any size; which operator makes a crop depends on its own image alone.
+
+    Args:
+        images: UInt8[height, width, 3] each.
+        boxes: Float64[views * images, 4], view-major, left, top, width, height.
+        size: side of the crops, pixels.
+        device: where they are made.
+
+    Returns:
+        Values in 0..1, rows as `boxes`.
+    """
+    count, views = len(images), len(boxes) // len(images)
+    crops = torch.empty(views * count, 3, size, size, device=device)
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for row, image in enumerate(images):
+        by_shape.setdefault(image.shape, []).append(row)
+    for shape, members in by_shape.items():
+        if max(shape[:2]) > MATRIX_SIDE and device.type == "cpu":
+            for row in members:
+                crops[row::count] = crop_with_pillow(images[row], boxes[row::count], size)
+            continue
+        room = max(1, CHUNK_BYTES // (4 * math.prod(shape)))
+        for some, seen in product(_parts(members, room // views), _parts(range(views), room)):
+            rows = (np.array(seen)[:, None] * count + np.array(some)[None]).reshape(-1)
+            stacked = torch.from_numpy(np.stack([images[row] for row in some])).to(device)
+            made = crop_with_matrices(stacked.permute(0, 3, 1, 2).float(), boxes[rows], size)
+            crops[torch.from_numpy(rows).to(device)] = made
+    return crops
+
+
+def _parts(numbers: Sequence[int], most: int) -> list[Sequence[int]]:
+    most = max(1, most)
+    return [numbers[first : first + most] for first in range(0, len(numbers), most)]
 
 
 def crop_with_pillow(image: np.ndarray, boxes: np.ndarray, size: int) -> Float[Tensor, "crops 3 size size"]:

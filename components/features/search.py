@@ -44,36 +44,3 @@ def neighbour_pairs(vectors: Float[Tensor, "n dim"], k: int) -> Int[Tensor, "pai
     pairs = torch.stack([torch.minimum(own, near), torch.maximum(own, near)], dim=-1).reshape(-1, 2)
     distinct: Int[Tensor, "pairs 2"] = torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
     return distinct
-
-
-def pairs_above(
-    base: Float[Tensor, "n dim"], threshold: float, queries: Float[Tensor, "q dim"] | None = None
-) -> tuple[Int[Tensor, "pairs 2"], Float[Tensor, " pairs"]]:
-    """Find all pairs whose similarity reaches a threshold.
-
-    Args:
-        base: vectors.
-        threshold: least similarity.
-        queries: vectors on the other side; None: pairs within `base`, each once, first position below the second.
-
-    Returns:
-        Positions (query, base), sorted, and similarities. Memory grows with the number of pairs found.
-    """
-    within = queries is None
-    left = base if queries is None else queries
-    pairs: list[Tensor] = []
-    values: list[Tensor] = []
-    for first in range(0, len(left), QUERY_BLOCK):
-        for start in range(first // BASE_BLOCK * BASE_BLOCK if within else 0, len(base), BASE_BLOCK):
-            block = left[first : first + QUERY_BLOCK] @ base[start : start + BASE_BLOCK].T
-            found = (block >= threshold).nonzero()
-            origin = torch.tensor([first, start], device=base.device)
-            if within:
-                found = found[found[:, 0] + first < found[:, 1] + start]
-            pairs.append(found + origin)
-            values.append(block[found[:, 0], found[:, 1]])
-    if not pairs:
-        return torch.zeros((0, 2), dtype=torch.int64, device=base.device), base.new_zeros(0)
-    both = torch.cat(pairs)
-    order = torch.argsort(both[:, 0] * len(base) + both[:, 1])
-    return both[order], torch.cat(values)[order]

@@ -1,7 +1,6 @@
 """The real pipeline, at a tiny size: once through `selfsight run`, once through bare `dvc repro` on another path."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -9,28 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from real_project import DVC, SELFSIGHT, call, commit, copy_project, stages_run
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-SELFSIGHT = [sys.executable, "-c", "from flows.cli import main; main()"]
 SNAPSHOT_KEYS = {"snapshot.source": "scenes?images=240&eval=80", "pretrain.epochs": "1", "distill.epochs": "1"}
-
-
-def environment(project: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SELFSIGHT_", "PREFECT_"))}
-    return {**kept, "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}", "SELFSIGHT_HOME": str(project)}
-
-
-def call(project: Path, *command: str) -> str:
-    done = subprocess.run(command, cwd=project, env=environment(project), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
-    return done.stdout + done.stderr
-
-
-def git(project: Path, *arguments: str) -> None:
-    identity = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
-    subprocess.run(["git", *identity, *arguments], cwd=project, check=True, capture_output=True)
 
 
 def lock_without_runs(project: Path) -> dict[str, Any]:
@@ -44,22 +26,7 @@ def lock_without_runs(project: Path) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed copy of this project in which `selfsight run` went through."""
-    project = tmp_path_factory.mktemp("first") / "project"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if name in ("dvc.lock",) or name.startswith("metrics/") or not (ROOT / name).exists():
-            continue
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, project / name)
-    git(project, "init", "-q")
-    git(project, "add", "-A")
-    git(project, "commit", "-q", "-m", "project")
+    project = copy_project(tmp_path_factory.mktemp("first") / "project")
     changes = [part for key, value in SNAPSHOT_KEYS.items() for part in ("--set", f"{key}={value}")]
     call(project, *SELFSIGHT, "run", *changes)
     return project
@@ -94,12 +61,11 @@ def test_the_released_backbone_is_a_registered_candidate_that_loads(first: Path)
 
 def test_bare_dvc_repro_on_another_path_gives_the_same_lock(first: Path, tmp_path: Path) -> None:
     second = tmp_path / "elsewhere" / "clone"
-    git(first, "add", "-A")
-    git(first, "commit", "-q", "-m", "run")
+    commit(first, "run")
     subprocess.run(["git", "clone", "-q", str(first), str(second)], check=True)
     (second / "dvc.lock").unlink()
     shutil.rmtree(second / "metrics")
-    call(second, sys.executable, "-m", "dvc", "repro")
+    call(second, *DVC, "repro")
     assert lock_without_runs(second) == lock_without_runs(first)
 
 
@@ -110,6 +76,16 @@ def test_a_change_under_distill_reruns_distill_and_what_follows(first: Path) -> 
     values["distill"]["seed"] += 1
     with params.open("w") as file:
         yaml.dump(values, file)
-    shown = call(first, sys.executable, "-m", "dvc", "repro")
-    ran = [line.split("'")[1] for line in shown.splitlines() if line.startswith("Running stage")]
-    assert ran == ["distill", "evaluate", "release"]
+    assert stages_run(call(first, *DVC, "repro")) == ["distill", "evaluate", "release"]
+    changed = json.loads(call(first, *DVC, "metrics", "diff", "--json"))["metrics/evaluate.json"]
+    assert {name.partition(".")[0] for name in changed} == {"student"}, "only the student was trained anew"
+    plots = call(first, *DVC, "plots", "diff", "--show-vega", "--targets", "plots/distill.csv")
+    assert json.loads(plots)["data"]["values"]
+    commit(first, "another student")
+
+
+def test_an_experiment_runs_what_its_parameter_changes_and_can_be_compared(first: Path) -> None:
+    shown = call(first, *DVC, "exp", "run", "--name", "probe", "-S", "evaluate.linear.steps=50")
+    assert stages_run(shown) == ["evaluate", "release"]
+    compared = json.loads(call(first, *DVC, "exp", "diff", "HEAD", "probe", "--json"))
+    assert "evaluate.linear.steps" in compared["params"]["params.yaml"]

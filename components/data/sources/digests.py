@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 _log = logging.getLogger(__name__)
 CHUNK = 1 << 20
@@ -24,28 +23,32 @@ def digest_of(data: bytes) -> str:
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
-def digest_of_file(file: BinaryIO, nbytes: int | None = None) -> str:
-    """The digest of what follows in an open file, `nbytes` of it or all, in constant memory."""
+def digest_of_parts(parts: Iterable[bytes]) -> str:
+    """The digest of bytes that come in parts, in constant memory."""
     found = hashlib.sha256()
-    left = nbytes if nbytes is not None else -1
-    while left and (chunk := file.read(CHUNK if left < 0 else min(CHUNK, left))):
-        found.update(chunk)
-        left -= len(chunk) if left > 0 else 0
+    for part in parts:
+        found.update(part)
     return f"sha256:{found.hexdigest()}"
 
 
-@dataclass(frozen=True)
-class Stamp:
+def digest_of_file(file: BinaryIO) -> str:
+    """The digest of what follows in an open file, in constant memory."""
+    return digest_of_parts(iter(lambda: file.read(CHUNK), b""))
+
+
+class Stamp(NamedTuple):
     """What tells that a file is still the one that was hashed."""
 
     key: str
     """Absolute path, for a member of an archive with its name."""
     size: int
     mtime_ns: int
+    ctime_ns: int
+    """Time of the last change that no program sets: a file replaced with size and mtime kept has another one."""
 
 
 class DigestCache:
-    """Digests by (path, size, time of last change) in one SQLite file.
+    """Digests by (path, size, times of last change) in one SQLite file.
 
     Args:
         path: the file; losing it costs time only.
@@ -65,8 +68,8 @@ class DigestCache:
                 missing = [one for one in batch if one.key not in known]
                 before = time.time_ns() - SETTLED_NS
                 fresh = dict(zip((one.key for one in missing), pool.map(compute, missing), strict=True))
-                rows = [(one.key, one.size, one.mtime_ns, fresh[one.key]) for one in missing if one.mtime_ns < before]
-                _remember(database, rows)
+                settled = [one for one in missing if max(one.mtime_ns, one.ctime_ns) < before]
+                _remember(database, [(*one, fresh[one.key]) for one in settled])
                 for one in batch:
                     yield known[one.key] if one.key in known else fresh[one.key]
 
@@ -87,8 +90,10 @@ def _opened(path: str) -> sqlite3.Connection:
         # the write-ahead log keeps a second snapshot at the same time from waiting; sync is not needed for a cache
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
+        database.execute("DROP TABLE IF EXISTS digests")  # of a version that did not look at the ctime
         database.execute(
-            "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, size INT, mtime_ns INT, digest TEXT)"
+            "CREATE TABLE IF NOT EXISTS stamped_digests "
+            "(path TEXT PRIMARY KEY, size INT, mtime_ns INT, ctime_ns INT, digest TEXT)"
         )
     except sqlite3.DatabaseError:
         database.close()
@@ -96,19 +101,19 @@ def _opened(path: str) -> sqlite3.Connection:
     return database
 
 
-def _remember(database: sqlite3.Connection, rows: Sequence[tuple[str, int, int, str]]) -> None:
+def _remember(database: sqlite3.Connection, rows: Sequence[tuple[str | int, ...]]) -> None:
     try:
         with database:
-            database.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", rows)
+            database.executemany("INSERT OR REPLACE INTO stamped_digests VALUES (?, ?, ?, ?, ?)", rows)
     except sqlite3.OperationalError as error:
         _log.warning("digests are not remembered: %s", error)
 
 
 def _lookup(database: sqlite3.Connection, stamps: Sequence[Stamp]) -> dict[str, str]:
     found: dict[str, str] = {}
-    query = "SELECT digest FROM digests WHERE path = ? AND size = ? AND mtime_ns = ?"
+    query = "SELECT digest FROM stamped_digests WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?"
     for one in stamps:
-        row = database.execute(query, (one.key, one.size, one.mtime_ns)).fetchone()
+        row = database.execute(query, one).fetchone()
         if row is not None:
             found[one.key] = row[0]
     return found

@@ -37,7 +37,9 @@ class FolderSource:
     def list(self) -> Iterator[SourceObject]:
         """Yields every image with its size and SHA-256, sorted by name."""
         found = self._selection.of(self._files(self._root, ""), self.uri)
-        stamps = [Stamp(f"{self._root}/{name}", stat.st_size, stat.st_mtime_ns) for name, stat in found]
+        stamps = [
+            Stamp(f"{self._root}/{name}", stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found
+        ]
         for (name, stat), digest in zip(found, self._cache.digests(stamps, _hash), strict=True):
             yield SourceObject(self.role, name, stat.st_size, digest)
 

@@ -1,9 +1,11 @@
 """Which files of a place are images of the source, and what their names say."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import TypeVar
 
 from components.data.sources.protocol import Annotation
@@ -13,9 +15,12 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 IMAGE_PATTERNS = (
-    "*.jpg", "*.jpeg", "*.png", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff", "*.ppm", "*.pgm", "*.pbm",
+    "*.jpg", "*.jpeg", "*.jpe", "*.jfif", "*.png", "*.webp", "*.gif", "*.bmp", "*.tif", "*.tiff", "*.ppm", "*.pgm",
+    "*.pbm",
 )  # fmt: skip
 """Names of images, whatever the case; what is inside is found out by decoding."""
+MOST_EXTENSIONS = 8
+"""Kinds of other files that are told."""
 
 
 class Selection:
@@ -34,18 +39,19 @@ class Selection:
 
     def takes(self, name: str) -> bool:
         """Whether a file of that name is an image of the source."""
+        return not self._left_out(name) and _matches(name, self.include)
+
+    def _left_out(self, name: str) -> bool:
+        """Whether a file is none of the source's whatever its extension: hidden, excluded, or of a broken name."""
         if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
-            return False
+            return True
         if not _is_text(name):
             _log.warning("skipped %r: its name is not UTF-8", name)
-            return False
-        lower = name.lower()
-        if any(fnmatchcase(lower, pattern) for pattern in self.exclude):
-            return False
-        return any(fnmatchcase(lower, pattern) for pattern in self.include)
+            return True
+        return _matches(name, self.exclude)
 
     def of(self, files: Iterable[tuple[str, T]], uri: str) -> list[tuple[str, T]]:
-        """The images among the files of a source, sorted by name.
+        """The images among the files of a source, sorted by name; what is in it besides is counted in the log.
 
         Args:
             files: names, each with whatever the source keeps beside it.
@@ -54,11 +60,19 @@ class Selection:
         Raises:
             UserError: if there is no file at all, none that is taken, or one name twice.
         """
-        count, taken = 0, []
+        count, taken, others = 0, [], Counter[str]()
         for name, what in files:
             count += 1
-            if self.takes(name):
+            if self._left_out(name):
+                continue
+            if _matches(name, self.include):
                 taken.append((name, what))
+            else:
+                others[_extension(name)] += 1
+        if others:
+            counts = ", ".join(f"{number} {extension}" for extension, number in others.most_common(MOST_EXTENSIONS))
+            more = ", …" if len(others) > MOST_EXTENSIONS else ""
+            _log.warning("%s: %d files are not taken for images: %s%s", uri, others.total(), counts, more)
         if not count:
             raise UserError(f"{uri}: is empty", remedy="give a source that holds images")
         if not taken:
@@ -89,6 +103,15 @@ def safe_name(name: str, uri: str) -> str:
         remedy = "make the source anew with relative names"
         raise UserError(f"{uri}: '{name}' names something outside of it", remedy=remedy)
     return "/".join(parts)
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    lower = name.lower()
+    return any(fnmatchcase(lower, pattern) for pattern in patterns)
+
+
+def _extension(name: str) -> str:
+    return PurePosixPath(name).suffix.lower() or "without extension"
 
 
 def _is_text(name: str) -> bool:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from components.curation.candidates import candidate_pairs
+from components.features.components import connected_components
 
 
 def unit(rows: int, seed: int = 0) -> np.ndarray:
@@ -60,3 +61,60 @@ def test_many_images_of_one_hash_are_chained() -> None:
 
 def test_without_evaluation_images_there_are_still_candidates() -> None:
     assert found(unit(2), hashes(2), np.zeros(2, bool)) == {(0, 1)}
+
+
+def frames_of_a_fixed_camera(rows: int, seed: int = 2) -> np.ndarray:
+    """Different hashes of which each is within 6 bits of each other."""
+    rng = np.random.default_rng(seed)
+    places = np.array([rng.choice(64, 3, replace=False) for _ in range(4 * rows)]).astype(np.uint64)
+    flips = np.bitwise_or.reduce(np.uint64(1) << places, axis=1)
+    return np.uint64(0x123456789ABCDEF0) ^ rng.permutation(np.unique(flips))[:rows]
+
+
+def by_hash(codes: np.ndarray, evaluation: np.ndarray, neighbours: int, distance: int = 6) -> set[tuple[int, int]]:
+    """Pairs of images whose embeddings have nothing in common."""
+    vectors = np.eye(len(codes) + 1, dtype=np.float32)[:-1]
+    return found(vectors, codes, evaluation, neighbours=neighbours, hash_distance=distance)
+
+
+def test_frames_that_are_all_alike_are_not_paired_all_with_all() -> None:
+    codes = frames_of_a_fixed_camera(1500)
+    pairs = by_hash(codes, np.zeros(1500, bool), 8)
+    assert len(pairs) <= 2 * 8 * 1500  # half by hash, half by embedding; all with all would be a million
+    assert {number for pair in pairs for number in pair} == set(range(1500))
+
+
+def test_of_many_like_hashes_the_nearest_are_candidates_and_of_equally_near_ones_the_first() -> None:
+    codes = frames_of_a_fixed_camera(300)
+    distance = np.bitwise_count(codes[:, None] ^ codes[None]).astype(int)
+    np.fill_diagonal(distance, 99)
+    expected = {
+        (min(one, other), max(one, other))
+        for one in range(300)
+        for other in distance[one].argsort(kind="stable")[:5].tolist()
+    }
+    nothing_in_common = by_hash(np.arange(300, dtype=np.uint64) << np.uint64(40), np.zeros(300, bool), 5, distance=0)
+    assert by_hash(codes, np.zeros(300, bool), 5) == expected | nothing_in_common
+
+
+def test_below_the_bound_every_pair_of_like_hashes_is_a_candidate() -> None:
+    codes = frames_of_a_fixed_camera(40)
+    pairs = by_hash(codes, np.zeros(40, bool), 39)
+    assert len(pairs) == 40 * 39 // 2
+
+
+def test_evaluation_frames_crowd_no_training_frame_out() -> None:
+    """A leak is found by its hash though hundreds of evaluation frames are as near, and others nearer by embedding."""
+    alike = frames_of_a_fixed_camera(301)
+    codes = np.concatenate([alike, ~frames_of_a_fixed_camera(50, seed=4)])
+    evaluation = np.arange(351) < 300  # the 301st frame is the leak
+    vectors = unit(351)
+    vectors[300] = -vectors[:300].mean(axis=0) / np.linalg.norm(vectors[:300].mean(axis=0))
+    pairs = found(vectors, codes, evaluation, neighbours=2, hash_distance=6)
+    assert {(number, 300) for number in range(300)} <= pairs
+
+
+def test_images_of_one_hash_stay_connected_whatever_the_bound() -> None:
+    codes = np.concatenate([np.repeat(frames_of_a_fixed_camera(1), 50), frames_of_a_fixed_camera(200, seed=3)])
+    pairs = np.array(sorted(by_hash(codes, np.zeros(len(codes), bool), 1)))
+    assert len(set(connected_components(len(codes), pairs)[:50].tolist())) == 1

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 
 from components.curation.checks import ValidateParams, check_manifest, quarantine_table, report, require
+from components.data.ingest import IngestParams
 from components.data.manifest import IMAGES, SOURCES, Manifest
 from components.data.shards import LOCATIONS
 from components.errors import UserError
@@ -54,9 +55,10 @@ def test_a_good_manifest_passes_and_the_report_is_the_same_again() -> None:
     ("image", "bounds", "meaning"),
     [
         ({"format": "SVG"}, {}, "formats are known"),
-        ({"width": 4}, {}, "shorter sides have 8 pixels at least"),
-        ({"width": 60_000}, {}, "longer sides have 50000 pixels at most"),
-        ({"width": 64 * 60}, {"max_aspect": 50}, "longer sides are at most 50 times the shorter"),
+        ({"width": 4}, {"max_odd": 0}, "shorter sides have 8 pixels at least"),
+        ({"width": 60_000}, {"max_odd": 0}, "longer sides have 50000 pixels at most"),
+        ({"width": 64 * 60}, {"max_odd": 0}, "longer sides are at most 50 times the shorter"),
+        ({"width": 4}, {"max_odd": 0.12}, "shorter sides have 8 pixels at least, all but 12 %"),
         ({"phash": None}, {}, "every image has a perceptual hash"),
         ({"status": "perhaps"}, {}, "an image is read or quarantined"),
     ],
@@ -65,9 +67,28 @@ def test_a_bad_image_is_found(image: dict[str, Any], bounds: dict[str, Any], mea
     assert meaning in failures(manifest(**image), **bounds)
 
 
+@pytest.mark.parametrize("image", [{"width": 4}, {"width": 20, "height": 2000}, {"width": 60_000}])
+def test_one_odd_image_that_ingest_let_in_stops_nothing_and_is_told(image: dict[str, Any]) -> None:
+    results = check_manifest(manifest(**image), ValidateParams())
+    require(results)
+    assert "train/cat/0.jpg" in {name for result in results for name in result.examples}
+
+
+def test_the_share_of_odd_images_is_a_bound_itself() -> None:
+    assert failures(manifest(train=4, evaluation=1, width=4), max_odd=0.2) == []  # 1 of 5
+    assert len(failures(manifest(train=3, evaluation=1, width=4), max_odd=0.2)) == 1
+
+
+def test_what_ingest_lets_in_by_default_passes() -> None:
+    """Otherwise every image within ingest's bounds and beyond these would be trained on and complained about."""
+    ingest, bounds = IngestParams(), ValidateParams()
+    assert ingest.min_side >= bounds.min_side
+    assert ingest.max_aspect <= bounds.max_aspect
+
+
 def test_the_error_names_expectation_and_image() -> None:
     with pytest.raises(UserError) as caught:
-        require(check_manifest(manifest(width=4), ValidateParams()))
+        require(check_manifest(manifest(width=4), ValidateParams(max_odd=0)))
     assert "expect_column_values_to_be_between" in str(caught.value)
     assert "train/cat/0.jpg" in str(caught.value)
     assert "'validate' in params.yaml" in caught.value.remedy

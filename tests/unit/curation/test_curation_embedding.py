@@ -73,10 +73,10 @@ def test_a_backbone_embeds_if_its_hash_is_the_locked_one(tmp_path: Path) -> None
     folder = make_artifact(tmp_path)
     reader = Files({name: jpeg(texture(number)) for number, name in enumerate("ab")})
     lock = EmbedderLock(str(folder), "", load_backbone(folder).digest)
-    vectors = embed(lock, reader, ["a", "b"], EmbedParams(), device="cpu")
+    vectors = embed(lock, reader, ["a", "b"], EmbedParams(embedder=str(folder)), device="cpu")
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(UserError, match="hash"):
-        embed(EmbedderLock(str(folder), "", "0" * 64), reader, ["a"], EmbedParams(), device="cpu")
+        embed(EmbedderLock(str(folder), "", "0" * 64), reader, ["a"], EmbedParams(embedder=str(folder)), device="cpu")
 
 
 def test_the_lock_is_plain_json(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from components.data.decoding import DecodingError, decode, decode_rgb
 
@@ -160,7 +161,7 @@ def test_flipped_bytes_never_escape_as_another_error(format: str) -> None:
         assert image.mode == "RGB"
 
 
-@pytest.mark.parametrize("side", [8_000, 12_000, 60_000])
+@pytest.mark.parametrize("side", [10_000, 12_000, 60_000])
 def test_a_bomb_is_refused_before_a_pixel_is_decoded(side: int) -> None:
     assert reason(png(side, side, zlib.compress(bytes(1000)))) == "too-many-pixels"
 
@@ -171,6 +172,61 @@ def test_limits_are_those_given() -> None:
     assert decode(data, max_pixels=24 * 16).width == 24
     assert reason(encode(Image.new("RGB", (1, 1))), least_side=8) == "too-small"
     assert reason(encode(Image.new("RGB", (30_000, 2))), least_side=8) == "too-small"
+    assert reason(encode(Image.new("L", (20, 2000))), max_aspect=99) == "too-narrow"
+    assert decode(encode(Image.new("L", (20, 2000))), max_aspect=100).height == 2000
+
+
+def tiled(*sides: tuple[int, int, int], big: bool = False, order: str = "<") -> bytes:
+    """A TIFF of 16 × 16 grey pixels in one deflated tile; `sides` are its (tag, type, value) entries of tile sides."""
+    body = zlib.compress(bytes(4096 * 4096))
+    count, head, offset = ("Q", "HHQ", "Q") if big else ("H", "HHL", "L")
+    tags = [(256, 4, 16), (257, 4, 16), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1), (325, 4, len(body))]
+    first = 16 if big else 8
+    size = struct.calcsize(f"{order}{head}{offset}")
+    after = (
+        first + struct.calcsize(order + count) + (len(tags) + 1 + len(sides)) * size + struct.calcsize(order + offset)
+    )
+    tags = sorted([*tags, (324, 4, after), *sides], key=lambda tag: tag[0])
+    version = struct.pack(f"{order}HHHQ", 43, 8, 0, first) if big else struct.pack(f"{order}HL", 42, first)
+    entries = [
+        struct.pack(order + head, tag, kind, 1)
+        + struct.pack(order + {3: "H", 4: "L"}[kind], value).ljust(struct.calcsize(order + offset), b"\0")
+        for tag, kind, value in tags
+    ]
+    directory = struct.pack(order + count, len(tags)) + b"".join(entries) + bytes(struct.calcsize(order + offset))
+    return (b"II" if order == "<" else b"MM") + version + directory + body
+
+
+@pytest.mark.parametrize(("big", "order"), [(False, "<"), (False, ">"), (True, "<")])
+def test_a_tiff_whose_tile_is_a_bomb_is_refused_before_it_is_decoded(big: bool, order: str) -> None:
+    data = tiled((322, 4, 4096), (323, 4, 4096), big=big, order=order)
+    assert reason(data, max_pixels=4096 * 4096 - 1) == "too-many-pixels"
+    assert decode(data, max_pixels=4096 * 4096).image.size == (16, 16)
+
+
+def test_a_tile_side_that_stands_twice_hides_no_bomb() -> None:
+    """Pillow believes the last one, libtiff the first."""
+    data = tiled((322, 4, 4096), (322, 3, 16), (323, 4, 4096), (323, 3, 16))
+    assert Image.open(io.BytesIO(data)).tag_v2[322] == 16  # type: ignore[attr-defined]
+    assert reason(data, max_pixels=1_000_000) == "too-many-pixels"
+
+
+def test_an_image_above_the_default_of_ingest_is_read_again_without_asking() -> None:
+    """What ingest let in with a higher `max_pixels`, every later reader decodes."""
+    data = encode(Image.new("1", (10_000, 5_500)))
+    assert decode_rgb(data).size == (10_000, 5_500)
+
+
+@pytest.mark.parametrize("failing", ["open", "load", "getexif"])
+def test_running_out_of_memory_says_nothing_about_the_file(failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    data = encode(two_halves())
+    owner = Image if failing == "open" else PngImageFile
+    monkeypatch.setattr(owner, failing, exhausted)
+    with pytest.raises(MemoryError):
+        decode(data)
 
 
 @pytest.mark.parametrize("orientation", [1, EXIF_SIDEWAYS])

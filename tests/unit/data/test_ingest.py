@@ -9,12 +9,14 @@ from pathlib import Path
 import pyarrow.compute as pc
 import pytest
 
-from components.data import ingest
+from components.data import ingest, inspection
+from components.data.decoding import MAX_PIXELS
 from components.data.ingest import IngestParams, build_manifest
 from components.data.lock import SourceLock
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader, ShardWriter
 from components.data.snapshot import SnapshotParams, take_snapshot
+from components.data.sources.archive import TarSource
 from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
@@ -93,6 +95,7 @@ def test_broken_files_are_quarantined_with_reasons_and_the_others_are_not(
     (folder / "dot.png").write_bytes(picture(9, size=(1, 1), format="PNG"))
     (folder / "large.png").write_bytes(picture(9, size=(64, 64), format="PNG"))
     (folder / "heavy.bmp").write_bytes(picture(9, size=(8, 8), format="BMP") + bytes(90_000))
+    (folder / "strip.png").write_bytes(picture(9, size=(440, 8), format="PNG"))
     (folder / "wrong-name.png").write_bytes(picture(9, size=(32, 32), format="GIF"))
     found = ingested(folder, max_pixels=60 * 60, max_bytes=60_000)
     rows = found.manifest.sources.join(found.manifest.images, "id").to_pylist()
@@ -103,8 +106,9 @@ def test_broken_files_are_quarantined_with_reasons_and_the_others_are_not(
         "dot.png": "too-small",
         "large.png": "too-many-pixels",
         "heavy.bmp": "too-many-bytes",
+        "strip.png": "too-narrow",
     }
-    assert found.metrics["quarantined"] == 6
+    assert found.metrics["quarantined"] == 7
     assert found.metrics["quarantined.too-many-pixels"] == 1
     assert found.metrics["ok"] == 7
     bad = found.manifest.ids(status="quarantined")
@@ -112,6 +116,31 @@ def test_broken_files_are_quarantined_with_reasons_and_the_others_are_not(
     assert all(image_id in found.reader for image_id in found.manifest.ids())
     hashes = found.manifest.images.filter(pc.equal(found.manifest.images["status"], "quarantined"))["phash"]
     assert hashes.null_count == len(hashes)
+
+
+def test_a_member_of_a_tar_beyond_2_gib_is_quarantined_without_being_read(
+    ingested: Callable[..., Ingested], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, arcname=".")
+        huge = tarfile.TarInfo("huge.jpg")
+        huge.size, end = 3 << 30, archive.offset
+    with path.open("r+b") as file:
+        file.seek(end)
+        file.write(huge.tobuf())
+        file.truncate(end + 512 + huge.size + 1024)  # a hole
+    digest_of, read = TarSource._hash, TarSource.read
+    monkeypatch.setattr(
+        TarSource, "_hash", lambda one, name: "sha256:" + "0" * 64 if name == "huge.jpg" else digest_of(one, name)
+    )
+    monkeypatch.setattr(
+        TarSource, "read", lambda one, name, *a: pytest.fail("read") if name == "huge.jpg" else read(one, name, *a)
+    )
+    found = ingested(path)
+    (row,) = found.manifest.images.filter(pc.equal(found.manifest.images["status"], "quarantined")).to_pylist()
+    assert (row["id"], row["reason"]) == ("0" * 64, "too-many-bytes")
+    assert found.metrics["ok"] == 6
 
 
 def test_the_same_bytes_from_several_places_are_one_image(ingested: Callable[..., Ingested], folder: Path) -> None:
@@ -229,6 +258,23 @@ def test_f7_a_full_disk_is_no_user_error_of_another_kind(
     monkeypatch.setattr(ShardWriter, "write", full)
     with pytest.raises(OSError, match="No space left"):
         ingested(folder)
+
+
+def test_an_image_that_runs_out_of_memory_is_named_and_not_quarantined(
+    ingested: Callable[..., Ingested], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exhausted(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(inspection, "decode", exhausted)
+    with pytest.raises(UserError, match=r"cat/0\.jpg: memory ran out.*SELFSIGHT_THREADS"):
+        ingested(folder)
+
+
+def test_whatever_ingest_may_let_in_its_readers_decode() -> None:
+    with pytest.raises(UserError, match="'max_pixels'"):
+        validate(IngestParams, {"max_pixels": MAX_PIXELS + 1}, where="params.yaml")
+    assert IngestParams(max_pixels=MAX_PIXELS).max_pixels == MAX_PIXELS
 
 
 @pytest.mark.parametrize(

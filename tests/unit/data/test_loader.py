@@ -26,10 +26,14 @@ class Pictures:
     def read(self, image_id: str) -> bytes:
         self.reads += 1
         rng = np.random.default_rng(int(image_id[:2], 16))
-        side = 24 if image_id < "0a" else 160
-        out = BytesIO()
-        Image.fromarray(rng.integers(0, 256, (side, side, 3), dtype=np.uint8)).save(out, "PNG")
-        return out.getvalue()
+        size = (24, 24) if image_id < "0a" else (60, 160)
+        return png(Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)))
+
+
+def png(image: Image.Image) -> bytes:
+    out = BytesIO()
+    image.save(out, "PNG")
+    return out.getvalue()
 
 
 def loader(**changes: object) -> CropLoader:
@@ -108,6 +112,36 @@ def test_small_images_are_decoded_once() -> None:
 def test_without_room_in_memory_every_visit_decodes_and_nothing_else_changes() -> None:
     small, large = loader(cache_bytes=0).batch(4), loader().batch(4)
     assert all(torch.equal(a, b) for a, b in zip(small.crops, large.crops, strict=True))
+
+
+def test_a_large_image_is_shrunk_once_to_what_its_crops_need() -> None:
+    """The least local crop has 5 % of the area and 8 pixels a side: 36 pixels are enough, whatever the format."""
+
+    class Large:
+        def __init__(self, shrunk: int) -> None:
+            self.shrunk = shrunk
+
+        def read(self, image_id: str) -> bytes:
+            rng = np.random.default_rng(int(image_id[:2], 16))
+            image = Image.fromarray(rng.integers(0, 256, (150, 400, 3), dtype=np.uint8))
+            return png(image.reduce(self.shrunk) if self.shrunk > 1 else image)
+
+    arguments = {"views": VIEWS, "masks": MaskParams(), "global_batch": 8, "seed": 3, "workers": 0, "patch_size": 4}
+    as_is, shrunk, less = (CropLoader(Large(by), IDS, **arguments).batch(1) for by in (1, 4, 3))  # type: ignore[arg-type]
+    assert all(torch.equal(a, b) for a, b in zip(as_is.crops, shrunk.crops, strict=True))
+    assert not torch.equal(as_is.crops[0], less.crops[0])
+
+
+def test_a_device_with_a_number_makes_the_same_crops() -> None:
+    named, numbered = loader(device="cpu").batch(4), loader(device="cpu:0").batch(4)
+    assert all(torch.equal(a, b) for a, b in zip(named.crops, numbered.crops, strict=True))
+
+
+def test_cuda_is_the_device_of_the_thread_that_makes_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the thread that makes batches ahead, plain `cuda` would be the first device, whichever process it is."""
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    assert loader(device="cuda").device == torch.device("cuda:3")
+    assert loader(device="cuda:1").device == torch.device("cuda:1")
 
 
 def test_each_epoch_holds_every_image_once_and_epochs_differ() -> None:

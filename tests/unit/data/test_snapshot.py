@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from components.data.lock import same_lock
+from components.data.lock import read_lock, same_lock
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.parameters import validate
@@ -36,6 +36,11 @@ def test_scenes_bring_their_own_evaluation_part(bare_settings: Settings) -> None
     assert (len(lock.of_role("train")), len(lock.of_role("eval"))) == (30, 10)
     without = take_snapshot(SnapshotParams(source="scenes?images=30&eval=0&leaks=0"), bare_settings)
     assert without.eval_uri is None
+
+
+def test_the_committed_lock_is_what_a_snapshot_of_the_default_scenes_gives(bare_settings: Settings) -> None:
+    committed = read_lock(Path(__file__).parents[3] / "data" / "source.lock")
+    assert same_lock(committed, take_snapshot(SnapshotParams(), bare_settings))
 
 
 def test_one_image_is_too_few_to_train_on(folder: Path, bare_settings: Settings) -> None:

@@ -64,6 +64,26 @@ def test_patterns_choose_names_whatever_the_case(open_: Open, tmp_path: Path) ->
     assert names(open_(tmp_path / "x", include=["*.txt", "*/deep/*"])) == ["images/c.txt", "images/deep/b.Png"]
 
 
+def test_jpegs_are_taken_by_any_of_their_extensions(open_: Open, tmp_path: Path) -> None:
+    for name in ("a.jfif", "b.JPE", "c.jpeg", "d.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    assert names(open_(tmp_path)) == ["a.jfif", "b.JPE", "c.jpeg", "d.jpg"]
+
+
+def test_files_that_are_not_taken_are_counted_by_extension(
+    open_: Open, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.jpg", "b.heic", "c.HEIC", "d.avif", "LABELS", "masks/e.svg", ".hidden.svg"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(b"x")
+    assert names(open_(tmp_path / "x", exclude=["masks/*"])) == ["a.jpg"]
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.endswith("x: 4 files are not taken for images: 2 .heic, 1 without extension, 1 .avif")
+    caplog.clear()
+    assert names(open_(tmp_path / "x", include=["*"], exclude=["masks/*"]))
+    assert not caplog.records
+
+
 def test_the_parent_folder_is_the_label_where_there_is_one(open_: Open, folder: Path) -> None:
     source = open_(folder)
     assert source.annotation("train/cat/1.jpg") == Annotation(label="cat")
@@ -87,8 +107,7 @@ def test_sources_are_picklable_for_worker_processes(open_: Open, folder: Path, t
 
 
 def test_the_second_listing_reads_no_file_again(open_: Open, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for path in folder.rglob("*.jpg"):
-        os.utime(path, ns=(0, 0))
+    monkeypatch.setattr("components.data.sources.digests.SETTLED_NS", 0)
     first = list(open_(folder).list())
     monkeypatch.setattr("components.data.sources.folder.digest_of_file", lambda _: pytest.fail("hashed again"))
     assert list(open_(folder).list()) == first
@@ -103,16 +122,28 @@ def test_a_changed_file_is_hashed_again(open_: Open, folder: Path) -> None:
     assert next(iter(open_(folder).list())).digest != before.digest
 
 
-def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path: Path) -> None:
+def test_a_file_replaced_with_size_and_mtime_kept_is_hashed_again(
+    open_: Open, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("components.data.sources.digests.SETTLED_NS", 0)
+    path = folder / "cat" / "0.jpg"
+    os.utime(path, ns=(0, 0))
+    before = next(iter(open_(folder).list()))
+    path.write_bytes(path.read_bytes()[::-1])
+    os.utime(path, ns=(0, 0))
+    assert next(iter(open_(folder).list())).digest != before.digest
+
+
+@pytest.mark.parametrize("stamp", [Stamp("x", 1, 2**62, 1), Stamp("x", 1, 1, 2**62)])
+def test_a_file_written_a_moment_ago_is_not_remembered(tmp_path: Path, stamp: Stamp) -> None:
     """Within one tick of the clock it may change again without a new time."""
-    stamp = Stamp("x", 1, 2**62)
     cache = DigestCache(tmp_path / "digests.sqlite")
     assert list(cache.digests([stamp], lambda _: "first")) == ["first"]
     assert list(cache.digests([stamp], lambda _: "second")) == ["second"]
 
 
 def test_a_damaged_or_unusable_cache_costs_time_only(tmp_path: Path) -> None:
-    stamp = Stamp("x", 1, 1)
+    stamp = Stamp("x", 1, 1, 1)
     path = tmp_path / "digests.sqlite"
     path.write_bytes(b"no database" * 1000)
     assert list(DigestCache(path).digests([stamp], lambda _: "d")) == ["d"]
@@ -199,6 +230,67 @@ def test_a_damaged_or_compressed_tar_is_refused_not_read_in_part(open_: Open, tm
     path.write_bytes(whole)
     with pytest.raises(UserError, match=r"x\.tar: (not a whole tar|is empty)"):
         list(open_(path).list())
+
+
+def test_two_tars_joined_by_cat_are_refused(open_: Open, tmp_path: Path) -> None:
+    """Only the first one's images would be seen."""
+    first, second = pack(tmp_path / "a.tar", {"a.jpg": b"a"}), pack(tmp_path / "b.tar", {"b.jpg": b"b"})
+    joined = tmp_path / "x.tar"
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(UserError, match=r"not a whole tar \(after its end more follows at byte 10240\)") as error:
+        list(open_(joined).list())
+    assert "tar --concatenate" in error.value.remedy
+
+
+def test_a_tar_cut_between_two_members_is_refused(open_: Open, tmp_path: Path) -> None:
+    path = pack(tmp_path / "x.tar", {f"{n}.jpg": bytes(2000) for n in range(4)})
+    whole = path.read_bytes()
+    for end in (2 * 2560, 4 * 2560, 4 * 2560 + 100):
+        path.write_bytes(whole[:end])
+        with pytest.raises(UserError, match=r"x\.tar: not a whole tar \(cut short: its end marker is missing\)"):
+            list(open_(path).list())
+    path.write_bytes(whole[: 4 * 2560 + tarfile.BLOCKSIZE])  # `head -c` of the padding harms nothing
+    assert len(names(open_(path))) == 4
+    path.write_bytes(whole + bytes(3 << 20))
+    assert len(names(open_(path))) == 4
+
+
+def test_large_members_are_hashed_in_parts_and_read_whole(
+    open_: Open, tmp_path: Path, picture: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system gives at most 2 GiB at a time; here 1000 bytes."""
+    data = picture(0, size=(200, 200), format="BMP")
+    path = pack(tmp_path / "x.tar", {"a.bmp": data, "empty.bmp": b""})
+    asked = []
+
+    def stingy(descriptor: int, nbytes: int, offset: int) -> bytes:
+        asked.append(nbytes)
+        return pread(descriptor, min(nbytes, 1000), offset)
+
+    pread = os.pread
+    monkeypatch.setattr("os.pread", stingy)
+    monkeypatch.setattr("components.data.sources.archive.CHUNK", 4096)
+    source = open_(path)
+    found = next(iter(source.list()))
+    assert max(asked) == 4096
+    assert found.digest == f"sha256:{sha256(data).hexdigest()}"
+    assert source.read("a.bmp", found.digest) == data
+    assert source.read("empty.bmp") == b""
+
+
+def test_a_member_that_ends_early_changed_since_the_snapshot(open_: Open, tmp_path: Path) -> None:
+    path = pack(tmp_path / "x.tar", {"a.jpg": bytes(5000)})
+    source = open_(path)
+    source.read("a.jpg")
+    os.truncate(path, 3000)
+    with pytest.raises(UserError, match=r"'a\.jpg' changed since the snapshot"):
+        source.read("a.jpg")
+
+
+def test_workers_do_not_index_a_tar_again(open_: Open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = pickle.dumps(open_(pack(tmp_path / "x.tar", {"a.jpg": b"a"})))
+    monkeypatch.setattr("tarfile.open", lambda *_: pytest.fail("indexed again"))
+    assert pickle.loads(sent).read("a.jpg") == b"a"
 
 
 @pytest.mark.parametrize(

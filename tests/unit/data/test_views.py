@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from components.data import colour
+from components.data import colour, resampling
 from components.data.resampling import crop_with_matrices, crop_with_pillow
 from components.data.views import Draws, ViewParams, draw_views, kinds
 
@@ -49,6 +49,30 @@ def test_matrix_crops_match_pillow_on_real_photos(real_data: Path) -> None:
     made = crop_with_matrices(torch.from_numpy(images).permute(0, 3, 1, 2).float(), boxes, 16)
     plain = torch.stack([crop_with_pillow(images[row % 20], box[None], 16)[0] for row, box in enumerate(boxes)])
     assert (made - plain).abs().max() < 2.5 / 255
+
+
+@pytest.mark.parametrize("limit", [1, 3 * 40 * 56 * 4 * 2, 3 * 40 * 56 * 4 * 7])
+def test_crops_are_the_same_bits_however_little_is_resampled_at_a_time(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below the bytes of one image, one crop is made at a time."""
+    images = [*noise(5, 40, 56), *noise(2, 30, 20), *noise(1, 150, 20)]
+    drawn = [draw_views(ViewParams(), seed=0, epoch=n, image_id=ID, width=20, height=30)[1] for n in range(8)]
+    boxes, cpu = Draws.stack(drawn).boxes, torch.device("cpu")
+    whole = resampling.resampled(images, boxes, 16, cpu)
+    stacked = []
+
+    def counted(some: torch.Tensor, rows: np.ndarray, size: int) -> torch.Tensor:
+        stacked.append(len(rows) * some[0].numel() * 4)
+        return crop_with_matrices(some, rows, size)
+
+    monkeypatch.setattr(resampling, "CHUNK_BYTES", limit)
+    monkeypatch.setattr(resampling, "crop_with_matrices", counted)
+    assert torch.equal(resampling.resampled(images, boxes, 16, cpu), whole)
+    assert max(stacked) <= max(limit, 3 * 40 * 56 * 4)
+    for row, image in enumerate(images):
+        alone = resampling.resampled([image], boxes[row::8], 16, cpu)
+        assert torch.equal(whole[row::8], alone)
 
 
 def test_hue_matches_colorsys() -> None:

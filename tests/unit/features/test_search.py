@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from components.features import search
-from components.features.search import neighbour_pairs, pairs_above, top_k
+from components.features.search import neighbour_pairs, top_k
 
 
 @pytest.fixture
@@ -30,28 +30,6 @@ def test_top_k_returns_no_more_than_there_is(vectors: torch.Tensor) -> None:
     assert values.shape == positions.shape == (4, 3)
     assert top_k(vectors[:0], vectors, 3)[0].shape == (0, 3)
     assert top_k(vectors, vectors[:0], 3)[0].shape == (300, 0)
-
-
-@pytest.mark.usefixtures("_blocks")
-def test_pairs_above_finds_every_pair_once(vectors: torch.Tensor) -> None:
-    pairs, values = pairs_above(vectors, 0.5)
-    similarity = vectors @ vectors.T
-    expected = [(i, j) for i in range(300) for j in range(i + 1, 300) if similarity[i, j] >= 0.5]
-    assert [tuple(pair) for pair in pairs.tolist()] == expected
-    assert torch.allclose(values, similarity[pairs[:, 0], pairs[:, 1]])
-
-
-@pytest.mark.usefixtures("_blocks")
-def test_pairs_above_between_two_sets_are_all_of_them(vectors: torch.Tensor) -> None:
-    pairs, _ = pairs_above(vectors[100:], 0.5, vectors[:100])
-    expected = (vectors[:100] @ vectors[100:].T >= 0.5).nonzero()
-    assert torch.equal(pairs, expected)
-
-
-def test_no_vectors_have_no_pairs() -> None:
-    pairs, values = pairs_above(torch.zeros(0, 4), 0.0)
-    assert pairs.shape == (0, 2)
-    assert values.shape == (0,)
 
 
 def test_neighbour_pairs_are_sorted_and_without_the_image_itself(vectors: torch.Tensor) -> None:

@@ -1,0 +1,71 @@
+"""The same photos from a folder, a tar and a bucket give the same images; a second run has nothing to do."""
+
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pyarrow as pa
+import pytest
+from moto.server import ThreadedMotoServer
+from real_project import SELFSIGHT, call, copy_project
+
+from components.data.tables import read_table
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+PHOTOS = 40
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def photos(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of photos as a camera made them."""
+    folder = tmp_path_factory.mktemp("photos")
+    with tarfile.open(real_data / "photos" / "photos.tar") as archive:
+        members = [member for member in archive.getmembers() if member.isfile()]
+        archive.extractall(folder, members=members[:PHOTOS], filter="data")
+    return folder
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+def curated_twice(project: Path, source: str, **variables: str) -> dict[str, pa.Table]:
+    """Curates a source, checks that a second run does nothing, and returns images and locations."""
+    call(project, *SELFSIGHT, "run", "curate", "--data", source, "--set", "retrieve.min_images=16", **variables)
+    assert "Nothing to do" in call(project, *SELFSIGHT, "run", "curate", **variables)
+    assert read_table(project / "data" / "curated" / "ids.parquet").num_rows >= PHOTOS // 2
+    manifest = project / "data" / "manifest"
+    return {name: read_table(manifest / f"{name}.parquet") for name in ("images", "locations")}
+
+
+def test_a_folder_a_tar_and_a_bucket_of_the_same_photos_are_the_same_data(
+    photos: Path, tmp_path: Path, endpoint: str
+) -> None:
+    project = copy_project(tmp_path / "project")
+    from_folder = curated_twice(project, str(photos))
+    assert set(from_folder["images"]["status"].to_pylist()) == {"ok"}
+    assert from_folder["images"].num_rows == PHOTOS
+
+    with tarfile.open(tmp_path / "photos.tar", "w") as archive:
+        archive.add(photos, arcname=".")
+    assert curated_twice(project, str(tmp_path / "photos.tar")) == from_folder
+
+    s3 = boto3.client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=CREDENTIALS["AWS_DEFAULT_REGION"],
+        aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+    )
+    s3.create_bucket(Bucket="camera")
+    for path in photos.rglob("*"):
+        if path.is_file():
+            s3.upload_file(str(path), "camera", f"raw/{path.relative_to(photos)}")
+    from_bucket = curated_twice(project, "s3://camera/raw", SELFSIGHT_S3_ENDPOINT=endpoint, **CREDENTIALS)
+    assert from_bucket == from_folder
