@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from components.evaluation.split import hash_share
+from components.evaluation.split import drawn_groups
 from components.features.extraction import Features
 from components.parameters import Params
 
@@ -93,11 +93,14 @@ def linear_probe(
 
 
 def _choosers(keys: Sequence[str], share: float, seed: int) -> Bool[Tensor, " bank"]:
-    """Which images of the bank choose the head; neither none nor all."""
-    chooses = torch.tensor([hash_share(key, seed) < share for key in keys])
-    if not chooses.any() or chooses.all():
-        chooses = torch.arange(len(keys)) % max(2, round(1 / share)) == 0
-    return chooses
+    """Which images of the bank choose the head: whole groups, neither none nor all.
+
+    A bank that is one group, and so cannot be divided by groups, is divided by images.
+    """
+    if len(set(keys)) == 1:
+        keys = [f"{key}:{number}" for number, key in enumerate(keys)]
+    chosen = drawn_groups(keys, share, purpose="probe", seed=seed)
+    return torch.tensor([key in chosen for key in keys])
 
 
 def _inputs(features: Features, blocks: int, with_patches: bool) -> Float[Tensor, "images dim"]:

@@ -59,5 +59,7 @@ def linear_scores(
 
 
 def label_free_scores(features: Features) -> dict[str, float]:
-    """Measures that need no label, on the evaluation part."""
+    """Measures that need no label, on the evaluation part; none of a single image, which is spread over nothing."""
+    if len(features.last) < 2:
+        return {}
     return {"effective_rank": effective_rank(features.last), "uniformity": uniformity(features.last)}

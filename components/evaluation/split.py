@@ -1,9 +1,10 @@
 """Which labelled images are the bank and which are asked about."""
 
-import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from components.data.manifest import Manifest
+from components.data.splits import held_out
 
 EVALUATION_BANK_SHARE = 0.5
 
@@ -79,16 +80,25 @@ def _groups(manifest: Manifest, ids: list[str]) -> tuple[str, ...]:
 
 def _divide(manifest: Manifest, labels: dict[str, str], seed: int) -> tuple[dict[str, str], dict[str, str]]:
     ids = list(labels)
-    in_bank = {
-        one
-        for one, group in zip(ids, _groups(manifest, ids), strict=True)
-        if hash_share(group, seed) < EVALUATION_BANK_SHARE
-    }
+    groups = _groups(manifest, ids)
+    if len(set(groups)) < 2:
+        return labels, {}
+    drawn = drawn_groups(groups, EVALUATION_BANK_SHARE, purpose="bank", seed=seed)
+    in_bank = {one for one, group in zip(ids, groups, strict=True) if group in drawn}
     bank = {one: label for one, label in labels.items() if one in in_bank}
     return bank, {one: label for one, label in labels.items() if one not in in_bank}
 
 
-def hash_share(name: str, seed: int) -> float:
-    """A number in [0, 1) that depends on the name and the seed alone."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+def drawn_groups(groups: Iterable[str], share: float, *, purpose: str, seed: int) -> frozenset[str]:
+    """Draws whole groups by hash, at least one and not all.
+
+    Args:
+        groups: at least two different ones; an image without one is its own.
+        share: to draw, in (0, 1).
+        purpose: of the draw. The images here are themselves what a draw has left over or taken out (the evaluation
+            part); one by the same hash would take none of them, or all.
+        seed: of the draw.
+    """
+    prefix = f"{purpose}:"
+    drawn = held_out((f"{prefix}{group}" for group in groups), fraction=share, seed=seed)
+    return frozenset(group.removeprefix(prefix) for group in drawn)

@@ -69,14 +69,28 @@ def effective_rank(features: Float[Tensor, "images dim"]) -> float:
 
     Returns:
         Between 1 and the smaller side.
+
+    Raises:
+        ValueError: if there are fewer than two images, which cannot be spread.
     """
+    _require_two(features)
     values = torch.linalg.svdvals(features[:RANK_SAMPLE].double())
     shares = values / values.sum().clamp(min=1e-30) + 1e-7
     return float(torch.exp(-(shares * shares.log()).sum()))
 
 
 def uniformity(features: Float[Tensor, "images dim"]) -> float:
-    """Log mean Gaussian potential of pairs on the sphere (Wang & Isola 2020, t = 2); lower is more spread."""
+    """Log mean Gaussian potential of pairs on the sphere (Wang & Isola 2020, t = 2); lower is more spread.
+
+    Raises:
+        ValueError: if there are fewer than two images, which make no pair.
+    """
+    _require_two(features)
     unit = torch.nn.functional.normalize(features[:RANK_SAMPLE].double(), dim=-1)
     distances = torch.pdist(unit).square()
     return float(torch.logsumexp(-2 * distances, dim=0) - math.log(len(distances)))
+
+
+def _require_two(features: Float[Tensor, "images dim"]) -> None:
+    if len(features) < 2:
+        raise ValueError(f"spread needs at least two images, not {len(features)}")

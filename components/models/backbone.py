@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from components.errors import UserError
 from components.models.fetching import fetch_folder, is_remote
@@ -80,10 +80,14 @@ def save_backbone(
         folder: directory to write into; made when missing. Atomicity is the caller's (`publish`).
         lineage: hashes that name what the weights were made from, JSON values.
         card: the model card, Markdown.
+
+    Raises:
+        OSError: if the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS)
+    # not save_file: with a full disk it raises an error of its own that only words tell from any other
+    (folder / WEIGHTS).write_bytes(save(tensors))
     description = _Description(format=FORMAT, architecture=model.config, weights_sha256=_sha256(folder / WEIGHTS))
     _write_json(folder / CONFIG, description.model_dump(mode="json"))
     _write_json(folder / PREPROCESS, preprocess.model_dump(mode="json"))

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -55,15 +55,17 @@ class PrototypeHead(nn.Module):
 
 
 def save_heads(heads: Mapping[str, PrototypeHead], path: Path) -> None:
-    """Write heads by name to one safetensors file; the same weights give the same bytes."""
-    save_file(
-        {
-            f"{name}.{key}": value.detach().cpu().contiguous()
-            for name, head in heads.items()
-            for key, value in head.state_dict().items()
-        },
-        path,
-    )
+    """Write heads by name to one safetensors file; the same weights give the same bytes.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    tensors = {
+        f"{name}.{key}": value.detach().cpu().contiguous()
+        for name, head in heads.items()
+        for key, value in head.state_dict().items()
+    }
+    path.write_bytes(save(tensors))
 
 
 def load_heads(path: Path) -> dict[str, PrototypeHead]:

@@ -32,10 +32,16 @@ class DINOv2Params(Params):
     ibot_weight: float = Field(default=1.0, ge=0, description="weight of the iBOT loss; 0: no patch is masked")
     koleo_weight: float = Field(default=0.1, ge=0, description="weight of the KoLeo regulariser")
     koleo_group: int = Field(
-        default=32, ge=2, description="images among which KoLeo looks for neighbours; divides the batch of a process"
+        default=32,
+        ge=2,
+        description="images among which KoLeo looks for neighbours; must divide those of a forward pass, "
+        "or one forward pass must take the whole batch, which then is one group",
     )
     drop_path_group: int = Field(
-        default=16, ge=2, description="images among which dropped samples are drawn; divides the batch of a process"
+        default=16,
+        ge=2,
+        description="images among which dropped samples are drawn; must divide those of a forward pass, "
+        "or one forward pass must take the whole batch, which then is one group",
     )
 
 

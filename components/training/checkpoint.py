@@ -4,6 +4,9 @@
 written as a temporary folder, flushed, read back against the manifest, marked with the file `verified`, and renamed;
 only then `newest.json` is replaced and older checkpoints are deleted. What a kill leaves behind is either a temporary
 folder, which nothing reads, or a whole checkpoint. Reading verifies again and takes the newest one that passes.
+
+Steps order the checkpoints of one history only. A run that starts anew, or before a damaged checkpoint, therefore first
+removes what lies above its start: it would pass for newer than whatever this run writes.
 """
 
 import hashlib
@@ -80,7 +83,7 @@ class CheckpointStore:
         partial.rename(final)
         sync_folder(self.folder)
         self._point(step)
-        self._retain()
+        self._retain(step)
         return final
 
     def newest(self) -> Path | None:
@@ -107,9 +110,35 @@ class CheckpointStore:
                 continue
         return None
 
+    def discard_above(self, step: int) -> None:
+        """Removes every checkpoint of a later step, whole or damaged: the run is at `step`, they are of another one.
+
+        Args:
+            step: at which the run starts; 0: none of the checkpoints is its own.
+
+        Raises:
+            OSError: if the pointer cannot be set back.
+        """
+        obsolete = [(at, folder) for at, folder in self._folders() if at > step]
+        # The newest goes last: a kill in between must not leave one that looks like that of an interrupted run.
+        for _, folder in obsolete:
+            _log.info("%s is not of this run, which stands at step %d: removed", folder, step)
+            shutil.rmtree(folder, ignore_errors=True)
+        pointed = self._pointed()
+        if pointed is None or pointed <= step:
+            return
+        if step:
+            self._point(step)
+        else:
+            (self.folder / POINTER).unlink()
+
     def _found(self) -> list[tuple[int, Path]]:
-        marked = [path for path in self.folder.glob(f"{_PREFIX}*") if (path / VERIFIED).exists()]
-        return sorted((int(path.name.removeprefix(_PREFIX)), path) for path in marked)
+        return [(step, folder) for step, folder in self._folders() if (folder / VERIFIED).exists()]
+
+    def _folders(self) -> list[tuple[int, Path]]:
+        """All that is named like a checkpoint, by step."""
+        named = [(path.name.removeprefix(_PREFIX), path) for path in self.folder.glob(f"{_PREFIX}*")]
+        return sorted((int(number), path) for number, path in named if number.isdecimal())
 
     def _pointed(self) -> int | None:
         try:
@@ -123,7 +152,9 @@ class CheckpointStore:
         temporary.replace(self.folder / POINTER)
         sync_folder(self.folder)
 
-    def _retain(self) -> None:
+    def _retain(self, step: int) -> None:
+        """Keeps the checkpoint of `step`, just committed, and the newest ones before it."""
+        self.discard_above(step)
         for _, folder in self._found()[: -self.keep]:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -12,7 +12,7 @@ from components.objectives import Objective
 from components.objectives.branch import Branch
 from components.objectives.dinov2 import DINOv2Params
 from components.objectives.distillation import DistillationObjective, DistillationParams, TeacherShape, check_fit
-from components.training.pretrain import PretrainParams
+from components.training.pretrain import PretrainParams, koleo_groups
 from components.training.recipe import TrainingParams
 
 
@@ -20,6 +20,10 @@ class DistillParams(TrainingParams):
     """Distillation of the pretrained teacher into a smaller student."""
 
     objective: DistillationParams = Field(default=DistillationParams(), description="losses, heads and centring")
+
+    def batch_groups(self) -> dict[str, int]:
+        """The group of KoLeo: a student has no stochastic depth."""
+        return koleo_groups(self.objective)
 
 
 def require_fit(params: DistillParams, teacher: PretrainParams) -> None:

@@ -53,10 +53,24 @@ def join_processes(device: str) -> None:
     # DeepSpeed would compile a shared-memory extension on a CPU, which only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if device == "cuda":
-        torch.cuda.set_device(dist.get_node_local_rank())
+        torch.cuda.set_device(own_device(device))
     # DeepSpeed calls collectives by names that torch is about to rename
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     deepspeed.init_distributed("gloo" if device == "cpu" else "nccl", timeout=COLLECTIVE_TIMEOUT, verbose=False)
+
+
+def own_device(device: str) -> str:
+    """Where this process computes, by a name that means the same in each of its threads.
+
+    The current GPU belongs to a thread: `cuda` is the first one in every thread but the one that chose.
+
+    Args:
+        device: `cpu` or `cuda`.
+
+    Returns:
+        `cpu`, or `cuda:N`.
+    """
+    return f"cuda:{dist.get_node_local_rank()}" if device == "cuda" else device
 
 
 class Engine:

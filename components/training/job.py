@@ -9,6 +9,8 @@ from components.errors import USER_ERROR_EXIT_CODE, UserError
 
 PREEMPTED_EXIT_CODE = 75
 """EX_TEMPFAIL: stopped by SIGTERM after writing a checkpoint; run again to go on."""
+SHUTDOWN_OPTION = "--shutdown-timeout"
+"""torchrun's: seconds between SIGTERM, which it passes on, and SIGKILL of the training processes; 30 unless given."""
 _SPEC = "job.json"
 _ANSWER = "answer.json"
 

@@ -1,31 +1,20 @@
-"""Starts the training processes under torchrun and brings back how they ended."""
+"""A training stage: whether it can begin, which run it goes on from, and what is to be done for it."""
 
-import logging
 import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.data.tables import read_table
-from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.errors import UserError
 from components.models.backbone import artifact_hash
-from components.settings import Settings, child_environment
+from components.settings import Settings
 from components.training.checkpoint import CheckpointStore, forget_old_runs
-from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
+from components.training.job import Job
+from components.training.processes import run_job
 from components.training.recipe import TrainingParams, code_digest, resumable, run_key
 
-_log = logging.getLogger(__name__)
-POLL_SECONDS = 0.1
-GRACE_SECONDS = 60.0
-"""How long a checkpoint may take after SIGTERM."""
 KEPT_RUNS = 3
 """Runs of a stage whose checkpoints stay."""
-STRAGGLER_SECONDS = 10.0
-"""How long the other processes may take to end after one has answered."""
 
 
 def check_processes(settings: Settings) -> str:
@@ -47,45 +36,6 @@ def check_processes(settings: Settings) -> str:
             remedy=f"set it to at most {available}",
         )
     return device
-
-
-def run_job(job: Job) -> dict[str, float]:
-    """Trains in processes of their own until done.
-
-    Their output goes where this process's goes. SIGTERM or Ctrl-C here becomes a checkpoint there.
-
-    Returns:
-        Metrics of the run.
-
-    Raises:
-        UserError: as raised by a training process.
-        SystemExit: 75 after a checkpoint on SIGTERM; run again to go on.
-        RuntimeError: if training failed otherwise; its traceback has been shown.
-    """
-    with tempfile.TemporaryDirectory(prefix="selfsight-job-") as temporary:
-        folder = Path(temporary)
-        process = subprocess.Popen(_command(job, job.write(folder)), env=_environment(job), process_group=0)
-        try:
-            _wait(process, folder)
-        except BaseException as error:
-            answer = _stop(process, folder)
-            if answer is not None and answer.code == PREEMPTED_EXIT_CODE:
-                _log.info("stopped after a checkpoint; run again to go on")
-                raise SystemExit(PREEMPTED_EXIT_CODE) from error
-            raise
-        finally:
-            _kill(process)
-        answer = Answer.read(folder)
-    if answer is None:
-        raise RuntimeError(
-            f"a {job.name} process died, see above for its error (none: it was killed, perhaps for want of memory); "
-            "run again to go on from the last checkpoint"
-        )
-    if answer.code == USER_ERROR_EXIT_CODE:
-        raise UserError(answer.what, remedy=answer.remedy)
-    if answer.code:
-        raise SystemExit(answer.code)
-    return answer.metrics
 
 
 @dataclass(frozen=True)
@@ -126,9 +76,21 @@ class Training:
         self._device = check_processes(settings)
         params.share(settings.processes)
         self._ids: list[str] = read_table(inputs.curated / "ids.parquet")["id"].to_pylist()
+        self._check_images()
         upstream = artifact_hash(inputs.teacher) if inputs.teacher else ""
         self._key = run_key(name, params, self._ids, upstream)
         self._checkpoints = settings.checkpoints / self._key
+
+    def _check_images(self) -> None:
+        processes, images = self._settings.processes, len(self._ids)
+        if self._params.batch_size <= images:
+            return
+        most = images // processes * processes
+        smaller = f"set {self._name}.batch_size to at most {most}, or " if most >= 2 * processes else ""
+        raise UserError(
+            f"{self._name}.batch_size {self._params.batch_size}, but {images} curated images to train on",
+            remedy=f"{smaller}take more images (snapshot.source), or keep more of them (retrieve)",
+        )
 
     def resume_key(self) -> str | None:
         """Tracking run of the interrupted training that this one goes on from; None: it starts afresh."""
@@ -170,59 +132,3 @@ class Training:
         metrics = run_job(job)
         forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
         return metrics
-
-
-def _command(job: Job, spec: Path) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "components.training.agent",
-        "--nnodes=1",
-        f"--nproc-per-node={job.processes}",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=127.0.0.1:0",
-        "--local-addr=127.0.0.1",
-        "--max-restarts=0",
-        "-m",
-        "components.training.worker",
-        str(spec),
-    ]
-
-
-def _environment(job: Job) -> dict[str, str]:
-    own = {"OMP_NUM_THREADS": str(job.threads), "LOGLEVEL": "CRITICAL"}  # of torchrun's own chatter
-    if job.device == "cpu":
-        # Threads that wait spin for milliseconds by default, on the very core that the loader or a neighbour needs:
-        # measured with both cores taken, that costs a factor of four.
-        own["GOMP_SPINCOUNT"] = "1000"
-        own["DS_ACCELERATOR"] = "cpu"
-        own["CUDA_VISIBLE_DEVICES"] = ""
-    return child_environment() | own
-
-
-def _wait(process: "subprocess.Popen[bytes]", folder: Path) -> None:
-    """Until torchrun has ended, or one process has answered and the others had time to."""
-    answered: float | None = None
-    while process.poll() is None:
-        time.sleep(POLL_SECONDS)
-        if answered is None and Answer.read(folder) is not None:
-            answered = time.monotonic()
-        if answered is not None and time.monotonic() - answered > STRAGGLER_SECONDS:
-            return
-
-
-def _stop(process: "subprocess.Popen[bytes]", folder: Path) -> Answer | None:
-    """Asks for a checkpoint and gives time to write it."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
-    return Answer.read(folder)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Ends torchrun; its workers die with it."""
-    if process.poll() is None:
-        process.kill()
-    process.wait()

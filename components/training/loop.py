@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
@@ -12,7 +13,7 @@ import torch.distributed as dist
 
 from components.data.batch import CropBatch
 from components.objectives import Losses, Objective, StepState
-from components.tracking import Run, progress
+from components.tracking import Run, progress, system_metrics
 from components.training.clipping import GradientNorms
 from components.training.ema import MovingAverage
 from components.training.engine import Engine
@@ -208,7 +209,8 @@ class TrainingLoop:
             "teacher_temperature": values.teacher_temperature,
         }
         health = {"skipped_steps": standing.health.skipped}
-        self._run.log_metrics({**row, **scheduled, **health, **window.rates()}, step=standing.step)
+        system = system_metrics(Path.cwd())
+        self._run.log_metrics({**row, **scheduled, **health, **window.rates(), **system}, step=standing.step)
 
     def _shown(self, steps: range) -> Iterable[int]:
         if dist.get_rank():

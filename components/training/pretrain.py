@@ -1,9 +1,9 @@
 """Self-supervised pretraining: what the stage's parameters are, and what is trained and kept."""
 
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from components.models.backbone import Preprocess, save_backbone
@@ -20,15 +20,32 @@ class PretrainParams(TrainingParams):
     method: Literal["dinov2", "dino"] = Field(default="dinov2", description="objective of the zoo")
     objective: DINOv2Params = Field(default=DINOv2Params(), description="losses, heads and centring")
 
-    @model_validator(mode="after")
-    def _check_objective(self) -> Self:
-        self.method_params()
-        return self
+    @field_validator("objective")
+    @classmethod
+    def _check_objective(cls, objective: DINOv2Params, info: ValidationInfo) -> DINOv2Params:
+        """As the method's own parameters; here, so that an error names the key below `objective`."""
+        if (method := info.data.get("method")) is not None:
+            _params_of(method, objective)
+        return objective
 
     def method_params(self) -> Params:
         """Parameters of the chosen objective."""
-        chosen = OBJECTIVES[self.method].params_type
-        return chosen.model_validate(self.objective.model_dump(exclude_unset=True))
+        return _params_of(self.method, self.objective)
+
+    def batch_groups(self) -> dict[str, int]:
+        """Groups of KoLeo and of stochastic depth, where there is such."""
+        objective = cast(DINOv2Params, self.method_params())
+        dropped = {"objective.drop_path_group": objective.drop_path_group} if self.model.drop_path > 0 else {}
+        return koleo_groups(objective) | dropped
+
+
+def koleo_groups(objective: DINOv2Params) -> dict[str, int]:
+    """The group of KoLeo by its key, if there is a KoLeo loss."""
+    return {"objective.koleo_group": objective.koleo_group} if objective.koleo_weight > 0 else {}
+
+
+def _params_of(method: str, objective: DINOv2Params) -> Params:
+    return OBJECTIVES[method].params_type.model_validate(objective.model_dump(exclude_unset=True))
 
 
 def build(params: PretrainParams) -> Objective:

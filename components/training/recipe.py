@@ -33,6 +33,8 @@ NOT_MATHEMATICS: dict[str, Any] = {
 
 SMALL_IMAGE = 128
 """Pixels: below, a centre crop would cut away what little there is."""
+IMAGE_CHANNELS = 3
+"""Of every crop; a backbone may have others, once a source gives them."""
 
 
 class CheckpointParams(Params):
@@ -79,6 +81,14 @@ class TrainingParams(Params):
             used = name == "global_size" or self.views.local_crops > 0
             if used and size % self.model.patch_size:
                 raise ValueError(f"model.patch_size {self.model.patch_size} must divide views.{name} {size}")
+        if self.model.channels != IMAGE_CHANNELS:
+            raise ValueError(
+                f"model.channels {self.model.channels} must be {IMAGE_CHANNELS}: crops are red, green and blue"
+            )
+        if self.resize is not None and self.resize < self.model.image_size:
+            raise ValueError(
+                f"resize {self.resize} must be at least model.image_size {self.model.image_size}, its centre"
+            )
         if self.engine.precision == "bf16" and self.engine.zero_stage == 0:
             raise ValueError("engine.zero_stage 0 keeps no fp32 weights for precision bf16: take 1, 2 or 3")
         return self
@@ -94,7 +104,7 @@ class TrainingParams(Params):
         """Images of one process and step.
 
         Raises:
-            UserError: if the batch cannot be divided as asked for.
+            UserError: if the batch cannot be divided as asked for, or would give another loss than one process.
         """
         share, micro = self.batch_size // processes, self.engine.micro_batch
         if self.batch_size % processes or share < 2:
@@ -107,7 +117,32 @@ class TrainingParams(Params):
                 f"engine.micro_batch {micro} does not divide the {share} images of a process",
                 remedy=f"take a divisor of {share}, or null",
             )
+        self._check_groups(micro or share)
         return share
+
+    def batch_groups(self) -> dict[str, int]:
+        """Sizes of the groups of images that the objective looks at together, by key."""
+        return {}
+
+    def _check_groups(self, images: int) -> None:
+        """Whether groups are the same as in one process and one forward pass.
+
+        There, a size that does not divide the batch makes the whole batch one group. Parts of a batch cannot know its
+        other images: a size that divides a part divides the batch too, and no other gives the same loss.
+
+        Args:
+            images: of one forward pass.
+        """
+        if images == self.batch_size:
+            return
+        for key, size in self.batch_groups().items():
+            if images % size:
+                best = max((one for one in range(2, size) if images % one == 0), default=images)
+                raise UserError(
+                    f"{key} {size} does not divide the {images} images of one forward pass "
+                    f"(batch_size {self.batch_size} over all processes and micro-batches)",
+                    remedy=f"set it to {best}, or give a forward pass a multiple of {size} images",
+                )
 
     def preprocess(self) -> Preprocess:
         """How images are prepared for the trained backbone."""

@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.data.loader import CropLoader
+from components.data.loader import CropLoader, Reader
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.tables import read_table
-from components.errors import UserError
+from components.errors import UserError, no_space_is_a_user_error
 from components.objectives import Objective
 from components.parameters import validate
 from components.tracking import Run, attach_run
@@ -24,7 +24,7 @@ from components.tracking.locking import file_lock
 from components.training import distill, pretrain
 from components.training.checkpoint import LOCK, CheckpointStore
 from components.training.ema import MovingAverage
-from components.training.engine import Engine, join_processes
+from components.training.engine import Engine, join_processes, own_device
 from components.training.health import Health
 from components.training.history import History
 from components.training.job import Job
@@ -85,7 +85,30 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, flo
     loop = TrainingLoop(engine, average, state, params, schedules, recorded=recorded, stop=stop, run=run, name=job.name)
     _announce(job, params, engine, schedules)
     reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
-    loader = CropLoader(
+    loader = crop_loader(reader, ids, params, device=job.device)
+    try:
+        loop.train(loader, standing)
+    finally:
+        loader.close()
+        reader.close()
+    averages = {name: value for name, value in average.gather() if value is not None}
+    if dist.get_rank() == 0:
+        with no_space_is_a_user_error(f"writing the result of {job.name}, which its last checkpoint keeps"):
+            _write_result(job, params, averages, standing)
+    dist.barrier()
+    return _metrics(standing, params, len(ids))
+
+
+def crop_loader(reader: Reader, ids: list[str], params: TrainingParams, *, device: str) -> CropLoader:
+    """The batches of this process.
+
+    Args:
+        reader: gives the bytes of an image.
+        ids: images to train on.
+        params: of the run.
+        device: `cpu` or `cuda`; crops are made in a thread of their own.
+    """
+    return CropLoader(
         reader,
         ids,
         views=params.views,
@@ -95,18 +118,8 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, flo
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
         patch_size=params.model.patch_size,
-        device=job.device,
+        device=own_device(device),
     )
-    try:
-        loop.train(loader, standing)
-    finally:
-        loader.close()
-        reader.close()
-    averages = {name: value for name, value in average.gather() if value is not None}
-    if dist.get_rank() == 0:
-        _write_result(job, params, averages, standing)
-    dist.barrier()
-    return _metrics(standing, params, len(ids))
 
 
 def job_params(job: Job) -> TrainingParams:
@@ -125,6 +138,11 @@ def _objective(job: Job, params: TrainingParams) -> Objective:
 
 def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Schedules) -> None:
     if dist.get_rank() == 0:
+        for key, size in params.batch_groups().items():
+            if params.batch_size % size:
+                _log.warning(
+                    "%s %d does not divide a batch of %d: all of it is one group", key, size, params.batch_size
+                )
         weights = sum(math.prod(shard.shape) for shard in engine.shards)
         _log.info(
             "%s: %d steps of %d images, %.1f million weights, %s, ZeRO-%d, %d process(es) of %d thread(s) on %s",
@@ -160,6 +178,8 @@ def _resume(state: TrainingState, job: Job, standing: Standing, recorded: dict[s
         chosen[0] = state.newest(lambda found: resumable(found, total_steps=recorded["total_steps"], code=job.code))
     dist.broadcast_object_list(chosen)
     if chosen[0] is None:
+        if dist.get_rank() == 0:
+            state.start_at(0)
         return
     found = state.load(chosen[0])
     standing.step = found["step"]
@@ -167,6 +187,7 @@ def _resume(state: TrainingState, job: Job, standing: Standing, recorded: dict[s
     standing.health.skipped = found["skipped"]
     standing.health.in_a_row = found["skipped_in_a_row"]
     if dist.get_rank() == 0:
+        state.start_at(standing.step)
         _log.info("%s goes on from step %d of %d", job.name, standing.step, recorded["total_steps"])
         for name, value in recorded.items():
             if name != "run_key" and found.get(name) != value:

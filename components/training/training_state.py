@@ -66,6 +66,14 @@ class TrainingState:
         found = self._store.newest()
         return found if found is not None and accept(read_state(found)) else None
 
+    def start_at(self, step: int) -> None:
+        """Removes the checkpoints above the step at which a run starts; for process 0 alone, before its first `save`.
+
+        Args:
+            step: of the checkpoint that was loaded; 0: the run starts anew.
+        """
+        self._store.discard_above(step)
+
     def load(self, folder: Path) -> dict[str, Any]:
         """Puts a verified checkpoint back. A collective.
 

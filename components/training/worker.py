@@ -11,11 +11,13 @@ from typing import NoReturn
 
 import torch.distributed as dist
 
-from components.errors import UserError
+from components.errors import UserError, no_space_is_a_user_error
 from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
 from components.training.loop import Preempted
 from components.training.parents import die_with
 from components.training.training_run import train
+
+_log = logging.getLogger(__name__)
 
 
 class Stop:
@@ -41,7 +43,8 @@ def main(spec: Path) -> None:
     stop = Stop()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
-        answer = Answer(0, train(job, stop))
+        with no_space_is_a_user_error(f"training {job.name}"):
+            answer = Answer(0, train(job, stop))
     except UserError as error:
         answer = Answer.of_error(error)
     except Preempted:
@@ -50,8 +53,18 @@ def main(spec: Path) -> None:
         traceback.print_exc()
         _leave(1)
     if answer.code or dist.get_rank() == 0:
-        answer.write(spec.parent)
+        _leave_answer(answer, spec.parent)
     _leave(answer.code)
+
+
+def _leave_answer(answer: Answer, folder: Path) -> None:
+    """Writes the answer; where that cannot be done, its message goes to the log, so that the reason is not lost."""
+    try:
+        answer.write(folder)
+    except OSError as error:
+        _log.error("%s: %s", folder, error.strerror)
+        if answer.what:
+            _log.error("%s: %s", answer.what, answer.remedy)
 
 
 def _leave(code: int) -> NoReturn:

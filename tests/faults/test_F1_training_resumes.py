@@ -110,6 +110,43 @@ def test_F1_a_killed_training_ends_bitwise_as_one_left_alone(killed: Path, left_
     assert_same(folder, left_alone)
 
 
+def test_F1_a_killed_retrain_goes_on_from_its_own_checkpoint_and_not_from_zero(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    """The completed run before it has left checkpoints of later steps in the same folder."""
+    folder = shutil.copytree(left_alone, tmp_path / "retrained")
+    params = json.loads((folder / "params.json").read_text())
+    (folder / "params.json").write_text(json.dumps({**params, "steps": STEPS + 10}))
+    process = start(folder)
+    between = range(3, STEPS - 3)
+    wait_until(
+        lambda: process.poll() is not None or any(step in between for step in steps_saved(folder)),
+        "a checkpoint of the retrain",
+    )
+    assert process.poll() is None, process.communicate()[0]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until(lambda: not still_training(folder), "training goes on without its stage")
+    assert f"goes on from step {steps_saved(folder)[-1]} of {STEPS + 10}" in finish(folder)
+
+
+def test_F7_a_full_disk_under_the_artifact_is_one_line_and_the_next_run_finishes(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    folder = prepare(tmp_path / "full")
+    weights = folder / "pretrain" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.symlink_to("/dev/full")
+    process = start(folder)
+    output, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 1, output
+    assert "UserError: no space left while writing the result of pretrain" in output
+    assert output.count("Traceback") == 1, "that of the program under test: training itself shows none"
+    weights.unlink()
+    assert f"goes on from step {STEPS} of {STEPS}" in finish(folder)
+    assert_same(folder, left_alone)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "empty pointer"])
 def test_F2_a_damaged_checkpoint_is_named_and_the_one_before_is_used(

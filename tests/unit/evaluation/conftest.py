@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,3 +61,9 @@ def labelled() -> World:
 @pytest.fixture(scope="session")
 def unlabelled() -> World:
     return make_world(30, 15, labels=False)
+
+
+@pytest.fixture
+def world_of() -> Callable[..., World]:
+    """Worlds of other sizes."""
+    return make_world

@@ -74,6 +74,20 @@ def test_without_labels_there_are_pictures_and_label_free_measures_but_no_scores
     assert "kNN" not in (tmp_path / "report" / "index.html").read_text().split("<p>")[0]
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_scores_of_a_single_evaluation_image_are_absent_and_not_zero(
+    models, world_of, tmp_path: Path, labels: bool
+) -> None:
+    metrics = run(models, world_of(12, 1, labels=labels), tmp_path / "report")
+    assert metrics == {"images.queries": 1.0, "images.bank": 12.0}
+    assert (tmp_path / "report" / "neighbours.png").exists()
+
+
+def test_two_evaluation_images_are_spread(models, world_of, tmp_path: Path) -> None:
+    metrics = run(models, world_of(12, 2, labels=False), tmp_path / "report")
+    assert {"teacher.effective_rank", "teacher.uniformity"} <= metrics.keys()
+
+
 def test_the_page_needs_nothing_but_itself(models, labelled, tmp_path: Path) -> None:
     run(models, labelled, tmp_path / "report")
     page = (tmp_path / "report" / "index.html").read_text()

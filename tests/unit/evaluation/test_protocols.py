@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from components.data.splits import held_out
 from components.evaluation.knn import knn_correct
 from components.evaluation.linear import LinearParams, _choosers, linear_probe
 from components.features.extraction import Features
@@ -92,6 +93,28 @@ def test_images_of_one_group_never_both_train_heads_and_choose_among_them() -> N
     chooses = _choosers(keys, 0.3, seed=0).tolist()
     assert 0 < sum(chooses) < 100
     assert {keys[n] for n in range(100) if chooses[n]}.isdisjoint(keys[n] for n in range(100) if not chooses[n])
+
+
+@pytest.mark.parametrize("held_out_share", [0.1, 0.2, 0.5])
+def test_the_data_split_with_the_same_seed_does_not_decide_who_chooses(held_out_share: float) -> None:
+    keys = [f"{n:064x}" for n in range(4000)]
+    bank = [key for key in keys if key not in held_out(keys, fraction=held_out_share, seed=0)]
+    assert _choosers(bank, 0.2, seed=0).float().mean() == pytest.approx(0.2, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("groups", [2, 3])
+def test_few_groups_are_divided_whole_whatever_their_hashes(groups: int, seed: int) -> None:
+    keys = [f"clip{n % groups}" for n in range(12)]
+    chooses = _choosers(keys, 0.2, seed=seed).tolist()
+    sides = [{key for key, chosen in zip(keys, chooses, strict=True) if chosen is side} for side in (True, False)]
+    assert all(sides)
+    assert not sides[0] & sides[1]
+
+
+def test_a_bank_that_is_one_group_still_has_images_that_choose() -> None:
+    chooses = _choosers(["clip"] * 50, 0.2, seed=0)
+    assert 0 < int(chooses.sum()) < 25
 
 
 def test_the_probe_finds_labels_in_earlier_blocks_and_in_patches() -> None:

@@ -1,5 +1,8 @@
 """Labels are used where they are, groups stay together, and without labels there is no score."""
 
+import pytest
+
+from components.data.splits import held_out
 from components.evaluation.split import labelled_split
 
 
@@ -45,6 +48,20 @@ def test_an_unlabelled_training_part_divides_the_evaluation_part_by_group() -> N
     assert bank_groups
     assert query_groups
     assert not bank_groups & query_groups
+
+
+def test_an_evaluation_part_that_was_drawn_by_hash_is_divided_all_the_same() -> None:
+    names = [f"image{n}" for n in range(1000)]
+    chosen = held_out(names, fraction=0.1, seed=0)
+    table = Table({one: ("eval", f"class{n % 3}", None) for n, one in enumerate(sorted(chosen))})
+    found = labelled_split(table, set(), seed=0)  # type: ignore[arg-type]
+    assert found is not None
+    assert len(found.bank) / len(chosen) == pytest.approx(0.5, abs=0.2)
+
+
+def test_an_evaluation_part_of_one_group_cannot_be_divided() -> None:
+    table = Table({f"eval{n}": ("eval", f"class{n % 3}", "clip") for n in range(12)})
+    assert labelled_split(table, set(), seed=0) is None  # type: ignore[arg-type]
 
 
 def test_without_labels_there_is_nothing_to_score() -> None:

@@ -23,6 +23,13 @@ def test_effective_rank_counts_directions() -> None:
     assert effective_rank(torch.ones(100, 16)) == pytest.approx(1, rel=1e-3)
 
 
+@pytest.mark.parametrize("images", [0, 1])
+def test_what_needs_several_images_says_so(images: int) -> None:
+    for measure in (effective_rank, uniformity):
+        with pytest.raises(ValueError, match=f"at least two images, not {images}"):
+            measure(torch.ones(images, 4))
+
+
 def test_uniformity_falls_with_spread() -> None:
     generator = torch.Generator().manual_seed(0)
     spread = torch.randn(200, 8, generator=generator)

@@ -1,3 +1,4 @@
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,13 @@ def test_hash_depends_on_every_file(tmp_path: Path, name: str) -> None:
     before = artifact_hash(folder)
     (folder / name).write_bytes((folder / name).read_bytes() + b" ")
     assert artifact_hash(folder) != before
+
+
+def test_F7_a_full_disk_is_an_error_of_the_system_and_not_of_the_format(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        save(tmp_path)
+    assert caught.value.errno == errno.ENOSPC
 
 
 def test_hash_ignores_files_that_others_put_there(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import errno
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,13 @@ def test_heads_come_back_from_their_file(tmp_path: Path, layers: int) -> None:
     rows = torch.randn(5, 8)
     for name, head in heads.items():
         assert torch.equal(loaded[name](rows), head(rows))
+
+
+def test_F7_a_full_disk_is_an_error_of_the_system_and_not_of_the_format(tmp_path: Path) -> None:
+    (tmp_path / "heads.safetensors").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        save_heads({"dino_head": PrototypeHead(8, 16, 4, 32)}, tmp_path / "heads.safetensors")
+    assert caught.value.errno == errno.ENOSPC
 
 
 @pytest.mark.parametrize("content", [None, b"", b"damaged" * 100])

@@ -1,5 +1,6 @@
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,49 @@ def test_old_runs_are_forgotten_but_none_that_trains(tmp_path: Path) -> None:
         assert sorted(p.name for p in tmp_path.iterdir()) == ["distill-a", "pretrain-a", "pretrain-c"]
     forget_old_runs(tmp_path, "pretrain", keep=1)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["distill-a", "pretrain-c"]
+
+
+def test_fresh_checkpoints_of_a_run_that_starts_anew_are_not_taken_for_old(store: CheckpointStore) -> None:
+    store.discard_above(0)
+    assert store.newest() is None
+    for step in (1, 2, 3):
+        assert save(store, step) == store.newest()
+
+
+def test_a_commit_never_removes_what_it_has_just_written(store: CheckpointStore) -> None:
+    """Also where nobody removed the checkpoints of the run before."""
+    assert save(store, 5).is_dir()
+    assert store.newest() == store.folder / "step-00000005"
+
+
+def test_a_run_that_goes_on_removes_the_damaged_checkpoints_above_its_start(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    (store.folder / "step-00000030" / VERIFIED).unlink()
+    save(store, 40)
+    flip_a_bit(store.folder / "step-00000040" / "shard.bin")
+    (store.folder / "step-old").mkdir()
+    store.discard_above(20)
+    assert sorted(p.name for p in store.folder.glob("step-*")) == ["step-00000020", "step-old"]
+    caplog.clear()
+    assert store.newest() == store.folder / "step-00000020"
+    assert not caplog.text, "the pointer goes back too"
+
+
+def test_a_kill_while_removing_leaves_no_earlier_checkpoint_of_a_completed_run(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its step 20 of 30 would pass for an interrupted run's."""
+    real, removed = shutil.rmtree, []
+
+    def killed_after_one(folder: Path, **options: bool) -> None:
+        if removed:
+            raise KeyboardInterrupt
+        removed.append(folder)
+        real(folder, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", killed_after_one)
+    with pytest.raises(KeyboardInterrupt):
+        store.discard_above(0)
+    assert store.newest() == store.folder / "step-00000030"
+    assert removed == [store.folder / "step-00000020"]

@@ -1,26 +1,9 @@
 from pathlib import Path
 
+from training_jobs import JOB
+
 from components.errors import UserError
 from components.training.job import Answer, Job
-
-JOB = Job(
-    name="distill",
-    params={"steps": 3},
-    manifest=Path("m"),
-    shards=Path("s"),
-    curated=Path("c"),
-    teacher=Path("t"),
-    artifact=Path("a"),
-    history=Path("h.csv"),
-    checkpoints=Path("k"),
-    lineage={"stage": "distill"},
-    code="abc",
-    device="cpu",
-    processes=2,
-    threads=1,
-    run_key=None,
-    stage_pid=7,
-)
 
 
 def test_a_job_survives_its_file(tmp_path: Path) -> None:

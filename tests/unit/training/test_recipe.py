@@ -1,14 +1,17 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from components.errors import UserError
 from components.parameters import validate
 from components.training.distill import DistillParams
 from components.training.pretrain import PretrainParams
 from components.training.recipe import resumable, run_key
-from tests.tiny_training import PRETRAIN
+from tests.tiny_training import DISTILL, PRETRAIN
 
+ROOT = Path(__file__).parents[3]
 IDS = ["a", "b", "c"]
 
 
@@ -29,7 +32,10 @@ def params(**changes: Any) -> PretrainParams:
         ({"engine": {"zero_stage": 4}}, "engine.zero_stage"),
         ({"bach_size": 8}, "did you mean 'batch_size'"),
         ({"schedule": {"warm_up": 0.1}}, "did you mean 'warmup'"),
-        ({"method": "dino", "objective": {"ibot_weight": 1.0}}, "ibot_weight"),
+        ({"method": "dino", "objective": {"ibot_weight": 1.0}}, "'objective.ibot_weight' is 1.0"),
+        ({"method": "dino", "objective": {"dino_head": {"hiden": 8}}}, "'objective.dino_head.hiden'"),
+        ({"model": {**PRETRAIN["model"], "channels": 4}}, "model.channels 4 must be 3"),
+        ({"resize": 15}, "resize 15 must be at least model.image_size 16"),
     ],
 )
 def test_F16_impossible_parameters_are_refused_with_key_and_remedy(changes: dict[str, Any], message: str) -> None:
@@ -52,6 +58,56 @@ def test_F16_a_batch_that_cannot_be_shared_out_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         params(engine={"micro_batch": micro_batch}).share(processes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        ({"objective": {"koleo_group": 8}}, 2, "objective.koleo_group 8 does not divide the 4 images .* set it to 4"),
+        ({"objective": {"koleo_group": 3}}, 2, "objective.koleo_group 3 does not divide the 4 images .* set it to 2"),
+        ({"objective": {"koleo_group": 4}, "engine": {"micro_batch": 2}}, 1, "koleo_group 4 does not divide the 2"),
+        ({"batch_size": 6, "objective": {"koleo_group": 2, "drop_path_group": 2}}, 2, "koleo_group 2 .* set it to 3"),
+        ({"objective": {"koleo_weight": 0.0, "drop_path_group": 8}}, 2, "drop_path_group 8 does not divide the 4"),
+    ],
+)
+def test_F6_groups_that_parts_of_a_batch_cannot_form_are_refused(
+    changes: dict[str, Any], processes: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        params(**changes).share(processes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes"),
+    [
+        ({"objective": {"koleo_group": 32, "drop_path_group": 3}}, 1),
+        ({"objective": {"koleo_group": 4, "drop_path_group": 2}}, 2),
+        ({"objective": {"koleo_weight": 0.0, "koleo_group": 32, "drop_path_group": 4}}, 2),
+        ({"method": "dino", "objective": {"koleo_group": 32, "drop_path_group": 4}}, 2),
+        ({"objective": {"koleo_group": 4}, "model": {**PRETRAIN["model"], "drop_path": 0.0}}, 2),
+    ],
+    ids=["one forward pass is one group", "they divide", "no KoLeo loss", "DINO has none", "no stochastic depth"],
+)
+def test_groups_matter_only_where_a_batch_is_divided_and_they_are_used(changes: dict[str, Any], processes: int) -> None:
+    assert params(**changes).share(processes) == 8 // processes
+
+
+def test_distillation_has_no_stochastic_depth_and_no_group_of_it() -> None:
+    values = {**DISTILL, "model": {**DISTILL["model"], "drop_path": 0.5}, "objective": {"koleo_group": 8}}
+    section = validate(DistillParams, values, where="params.yaml")
+    assert section.batch_groups() == {"objective.koleo_group": 8}
+    with pytest.raises(UserError, match=r"objective\.koleo_group 8"):
+        section.share(2)
+
+
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("infra/recipes/*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_shipped_recipes_can_be_trained_by_one_process_and_by_two(recipe: Path, processes: int) -> None:
+    read = YAML(typ="safe", pure=True).load
+    sections = read((ROOT / "params.yaml").read_text()) | read(recipe.read_text())
+    for name, kind in (("pretrain", PretrainParams), ("distill", DistillParams)):
+        section = validate(kind, sections[name], where=recipe.name)
+        assert section.share(processes) * processes == section.batch_size
 
 
 def test_a_batch_is_shared_out_evenly() -> None:
