@@ -25,6 +25,8 @@ if not pathlib.Path('go').exists():
     pathlib.Path('second.txt').write_text('half')
     code = "import time\\nwhile True: open('beat', 'a').write('x'); time.sleep(0.05)"
     worker = subprocess.Popen([sys.executable, '-c', code], start_new_session=True)
+    while not pathlib.Path('beat').exists():
+        time.sleep(0.01)
     pathlib.Path('pids.new').write_text(f'{os.getpid()} {worker.pid}')
     pathlib.Path('pids.new').rename('pids')
     time.sleep(120)

@@ -98,7 +98,8 @@ def test_images_of_one_group_never_both_train_heads_and_choose_among_them() -> N
 @pytest.mark.parametrize("held_out_share", [0.1, 0.2, 0.5])
 def test_the_data_split_with_the_same_seed_does_not_decide_who_chooses(held_out_share: float) -> None:
     keys = [f"{n:064x}" for n in range(4000)]
-    bank = [key for key in keys if key not in held_out(keys, fraction=held_out_share, seed=0)]
+    aside = held_out(keys, fraction=held_out_share, seed=0)
+    bank = [key for key in keys if key not in aside]
     assert _choosers(bank, 0.2, seed=0).float().mean() == pytest.approx(0.2, abs=0.03)
 
 
