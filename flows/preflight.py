@@ -6,12 +6,15 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from components.errors import UserError
 from components.redaction import redact, redact_text
 from components.settings import Settings
 from components.stages import paths
+
+if TYPE_CHECKING:
+    from components.stages.params import PipelineParams
 
 Level = Literal["ok", "warn", "fail"]
 
@@ -121,10 +124,22 @@ def check_processes(settings: Settings) -> Check:
     from components.training.launch import check_processes as device_for
 
     device = device_for(settings)
-    params = load_params(settings.root / paths.PARAMS)
-    for section in (params.pretrain, params.distill):
-        section.share(settings.processes)
+    require_division(load_params(settings.root / paths.PARAMS), settings)
     return Check("processes", "ok", f"{settings.processes} on {device}")
+
+
+def require_division(params: "PipelineParams", settings: Settings) -> None:
+    """Checks that the batches of both trainings can be divided among the processes.
+
+    Raises:
+        UserError: naming the section and what would do.
+    """
+    for name in ("pretrain", "distill"):
+        section: Any = params.section(name)
+        try:
+            section.share(settings.processes)
+        except UserError as error:
+            raise UserError(f"{name}: {error.what}", remedy=error.remedy) from None
 
 
 def check_artifact_store(settings: Settings) -> Check:

@@ -13,7 +13,7 @@ from components.stages import paths
 from flows.exclusion import sole_pipeline
 from flows.graph import read_graph
 from flows.params_edit import Request, edit_params
-from flows.preflight import PARAMETERS, TOOLS, preflight
+from flows.preflight import PARAMETERS, TOOLS, preflight, require_division
 from flows.scores import read_metrics, score_table
 from flows.server import prefect_server
 
@@ -107,6 +107,7 @@ def change_parameters(settings: Settings, request: Request) -> None:
 
     def check(text: str) -> None:
         params = parse_params(text, where=path.name)
+        require_division(params, settings)
         if request.data is not None or request.eval is not None:
             probe_sources(params, settings)
 

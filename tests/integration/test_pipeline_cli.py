@@ -11,6 +11,8 @@ from pathlib import Path
 import miniature
 import pytest
 
+from components.tracking.locking import file_lock
+
 pytestmark = pytest.mark.timeout(240)
 ROOT = Path(__file__).parents[2]
 SELFSIGHT = str(Path(sys.executable).with_name("selfsight"))
@@ -59,14 +61,24 @@ def test_help_is_there_within_a_second(tmp_path: Path) -> None:
         (("--set", "pretrain.epochz=3"), "unknown key 'pretrain.epochz': did you mean 'epochs'"),
         (("--data", "/nonexistent"), "no such file or folder"),
         (("--data", "s3://key:geheim@bucket/x"), "contains a password"),
+        (("--set", "distill.model.patch_size=4"), "student with patch 4 and 3 channels, teacher with patch 8"),
+        (("--set", "pretrain.batch_size=63"), "pretrain: batch_size 63 on 2 processes: take a multiple of 2"),
     ],
 )
 def test_f16_wrong_arguments_are_one_line_and_change_nothing(
     small: Path, arguments: tuple[str, str], part: str
 ) -> None:
-    done = selfsight(small, "run", *arguments)
+    done = selfsight(small, "run", *arguments, SELFSIGHT_PROCESSES="2")
     assert_one_line(done, part)
     assert "geheim" not in done.stderr
+    assert (small / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
+    assert not (small / "data").exists()
+
+
+def test_a_second_run_is_refused_before_it_changes_anything(small: Path) -> None:
+    with file_lock(small / ".dvc" / "tmp" / "selfsight.lock"):
+        for command in (("run", "--set", "pretrain.epochs=1"), ("snapshot", "--data", TINY)):
+            assert_one_line(selfsight(small, *command), "a pipeline runs in this working tree already")
     assert (small / "params.yaml").read_bytes() == (ROOT / "params.yaml").read_bytes()
     assert not (small / "data").exists()
 
