@@ -164,6 +164,24 @@ def pull() -> None:
     _transfer("pull")
 
 
+@app.command()
+def convert(
+    source: Annotated[str, typer.Argument(help="a backbone: folder, .pth, .safetensors, models:/… or s3://…")],
+    target: Annotated[Path, typer.Argument(help="file or folder to make")],
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="artifact, official, huggingface, timm or onnx")],
+    heads: Annotated[int | None, typer.Option(help="attention heads, where the source does not say")] = None,
+    interpolation: Annotated[
+        str | None, typer.Option(metavar="RULE", help="of the position embedding: dinov2, antialias or size")
+    ] = None,
+) -> None:
+    """Write a backbone in another format, with what gets lost there."""
+    from flows.conversion import convert as convert_weights
+
+    for note in convert_weights(source, target, to, {"heads": heads, "interpolation": interpolation}):
+        typer.echo(f"note: {note}")
+    typer.echo(f"wrote {target}")
+
+
 def _transfer(direction: Literal["push", "pull"]) -> None:
     from flows.sharing import transfer
     from flows.terminal import Terminal

@@ -25,7 +25,7 @@ from flows.pipeline import pipeline
 from flows.preflight import preflight
 from flows.promotion import apply, decide
 from flows.sharing import require_bucket, transfer
-from flows.snapshot import refresh_embedder, refresh_source
+from flows.snapshot import refresh_embedder, refresh_initial, refresh_source
 from flows.status import is_up_to_date
 from flows.terminal import current_terminal
 
@@ -64,6 +64,7 @@ def retrain(retries: int = 1) -> State[Any]:
         if news is not None or released is None or not is_up_to_date(settings.root):
             _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
             refresh_embedder(params, settings, always=news is not None)
+            refresh_initial(params, settings, always=news is not None)
             pipeline(retries=retries)
             released = _released(settings)
             if released is None:

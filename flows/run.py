@@ -55,23 +55,25 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
 
 
 def take_snapshot(settings: Settings, *, always: bool) -> None:
-    """Writes both locks where they have changed, and says so.
+    """Writes the locks where they have changed, and says so.
 
     Args:
         settings: where things are.
         always: look for a new champion to embed with even if there are no new images.
 
     Raises:
-        UserError: if a source cannot be read, or the embedder cannot be had.
+        UserError: if a source cannot be read, or the embedder or the initial weights cannot be had.
     """
     from components.stages.params import load_params
-    from flows.snapshot import refresh_embedder, refresh_source
+    from flows.snapshot import refresh_embedder, refresh_initial, refresh_source
 
     params = load_params(settings.root / paths.PARAMS)
     news = refresh_source(params, settings)
     sys.stderr.write(f"snapshot: {news or 'nothing new'}\n")
     if embedder := refresh_embedder(params, settings, always=always or news is not None):
         sys.stderr.write(f"embedder: {embedder}\n")
+    if initial := refresh_initial(params, settings, always=always or news is not None):
+        sys.stderr.write(f"pretrain begins with {initial}\n")
 
 
 def retrain_once(settings: Settings, *, retries: int) -> None:

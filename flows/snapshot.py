@@ -1,4 +1,4 @@
-"""Writing the locks that name what the pipeline works from: `data/source.lock` and `data/embedder.lock`."""
+"""Writing the locks that name what the pipeline works from: images, embedder, initial weights."""
 
 import logging
 from pathlib import Path
@@ -20,6 +20,7 @@ from components.registry.versions import RegistryUnavailable, champion
 from components.settings import Settings
 from components.stages import paths
 from components.stages.params import PipelineParams
+from components.training.initial import InitialLock, read_initial_lock, resolve_initial, write_initial_lock
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,38 @@ def refresh_embedder(params: PipelineParams, settings: Settings, *, always: bool
         return None
     write_embedder_lock(found, path)
     return f"{redact(found.uri)} {found.version}".strip()
+
+
+def refresh_initial(params: PipelineParams, settings: Settings, *, always: bool) -> str | None:
+    """Resolves `pretrain.initial` and writes `data/initial.lock` if it differs from the one there is.
+
+    Args:
+        params: all parameters.
+        settings: where the lock is.
+        always: also where the present lock still is what the parameters ask for: an alias may have moved.
+
+    Returns:
+        The new beginning, in words; None if it is the same.
+
+    Raises:
+        UserError: if it cannot be read, or not be adapted to `pretrain.model`.
+    """
+    path, wanted = settings.root / paths.INITIAL_LOCK, params.pretrain
+    before = _initial_at(path)
+    if not always and before is not None and before.uri == wanted.initial:
+        return None
+    found = resolve_initial(wanted.initial, wanted.model)
+    if found == before:
+        return None
+    write_initial_lock(found, path)
+    return "weights from the seed" if found.resolved is None else redact(found.resolved)
+
+
+def _initial_at(path: Path) -> InitialLock | None:
+    try:
+        return read_initial_lock(path)
+    except UserError:
+        return None
 
 
 def _champion(settings: Settings) -> EmbedderLock | None:

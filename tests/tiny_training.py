@@ -65,13 +65,15 @@ def train(folder: Path, params: dict[str, Any], name: str) -> dict[str, float]:
     from components.parameters import validate
     from components.settings import get_settings
     from components.training.distill import DistillParams
+    from components.training.initial import resolve_initial
     from components.training.launch import Training, TrainingInputs
     from components.training.pretrain import PretrainParams
 
     teacher = folder / "pretrain" if name == "distill" else None
-    inputs = TrainingInputs(folder / "manifest", folder / "shards", folder / "curated", teacher)
     model = DistillParams if name == "distill" else PretrainParams
     checked = validate(model, params, where="test")
+    initial = resolve_initial(checked.initial, checked.model) if isinstance(checked, PretrainParams) else None
+    inputs = TrainingInputs(folder / "manifest", folder / "shards", folder / "curated", teacher, initial)
     training = Training(name, checked, inputs, get_settings())
     return training.run(artifact=folder / name, history=folder / f"{name}.csv", tracking=None)
 

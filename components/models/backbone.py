@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from components.errors import UserError
+from components.models.conversion.imported import ImportOptions
+from components.models.conversion.reading import foreign_hash, is_foreign, read_foreign
 from components.models.fetching import fetch_folder, is_remote
+from components.models.preprocess import Preprocess as Preprocess
 from components.models.vit import VisionTransformer, ViTConfig
 from components.parameters import Params, validate
 
@@ -27,19 +29,8 @@ HEADS = "heads.safetensors"
 REQUIRED_FILES = (CONFIG, WEIGHTS, PREPROCESS, LINEAGE, CARD)
 ARTIFACT_FILES = (*REQUIRED_FILES, HEADS)
 FORMAT = 1
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 P = TypeVar("P", bound=Params)
-
-
-class Preprocess(Params):
-    """How an image becomes the backbone's input."""
-
-    image_size: int = Field(gt=0, description="side of the centre crop, pixels")
-    resize: int = Field(gt=0, description="length of the shorter side before the crop, pixels (bicubic)")
-    mean: tuple[float, ...] = Field(default=IMAGENET_MEAN, description="subtracted from channels in 0..1")
-    std: tuple[float, ...] = Field(default=IMAGENET_STD, description="each channel is divided by it")
 
 
 class _Description(Params):
@@ -89,27 +80,46 @@ def save_backbone(
     # not save_file: with a full disk it raises an error of its own that only words tell from any other
     (folder / WEIGHTS).write_bytes(save(tensors))
     description = _Description(format=FORMAT, architecture=model.config, weights_sha256=_sha256(folder / WEIGHTS))
-    _write_json(folder / CONFIG, description.model_dump(mode="json"))
-    _write_json(folder / PREPROCESS, preprocess.model_dump(mode="json"))
-    _write_json(folder / LINEAGE, dict(lineage))
+    write_json(folder / CONFIG, description.model_dump(mode="json"))
+    write_json(folder / PREPROCESS, preprocess.model_dump(mode="json"))
+    write_json(folder / LINEAGE, dict(lineage))
     (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def load_backbone(uri: str | Path, *, expected_hash: str | None = None) -> Backbone:
-    """Load a backbone artifact.
+def load_backbone(
+    uri: str | Path, *, expected_hash: str | None = None, options: ImportOptions | None = None
+) -> Backbone:
+    """Load a backbone.
 
     Args:
-        uri: a directory, `models:/name@alias`, `models:/name/version`, `runs:/…` or `s3://bucket/prefix`.
-        expected_hash: refuse anything else than the artifact of this `artifact_hash`.
+        uri: a directory, `models:/name@alias`, `models:/name/version`, `runs:/…` or `s3://bucket/prefix` that holds an
+            artifact or what Hugging Face's `save_pretrained` wrote for a Dinov2 model; or a file of weights, official
+            DINOv2 (`.pth`) or timm's.
+        expected_hash: refuse anything else than the artifact of this `artifact_hash`, or the source of this
+            `foreign_hash`.
+        options: what a source that is no artifact may leave open.
 
     Raises:
-        UserError: when it is missing or incomplete, when weights and configuration do not belong together, or when the
-            hash is not the expected one.
+        UserError: when it is missing, incomplete or damaged, when weights and configuration do not belong together,
+            when the hash is not the expected one, or when a file asks for code to be run.
     """
     if not is_remote(str(uri)):
-        return _load_folder(Path(uri), str(uri), expected_hash)
+        return _load(Path(uri), str(uri), expected_hash, options)
     with tempfile.TemporaryDirectory(prefix="selfsight-backbone-") as temporary:
-        return _load_folder(fetch_folder(str(uri), Path(temporary)), str(uri), expected_hash)
+        return _load(fetch_folder(str(uri), Path(temporary)), str(uri), expected_hash, options)
+
+
+def check_hash(digest: str, expected: str | None, shown: str) -> None:
+    """Refuse a source of another hash than expected.
+
+    Raises:
+        UserError: naming both.
+    """
+    if expected is not None and digest != expected:
+        raise UserError(
+            f"{shown}: its hash is {digest[:12]}…, not the expected {expected[:12]}…",
+            remedy="fetch the artifact again, or name the version that is meant",
+        )
 
 
 def artifact_hash(folder: Path) -> str:
@@ -119,6 +129,16 @@ def artifact_hash(folder: Path) -> str:
         if (folder / name).is_file():
             digest.update(f"{name}\0{_sha256(folder / name)}\n".encode())
     return digest.hexdigest()
+
+
+def _load(path: Path, shown: str, expected_hash: str | None, options: ImportOptions | None) -> Backbone:
+    if not is_foreign(path):
+        return _load_folder(path, shown, expected_hash)
+    digest = foreign_hash(path)
+    check_hash(digest, expected_hash, shown)
+    imported = read_foreign(path, options or ImportOptions(), shown)
+    model = imported.model(shown).eval().requires_grad_(requires_grad=False)
+    return Backbone(model, imported.config, imported.preprocess, {"converted_from_sha256": digest}, digest)
 
 
 def _load_folder(folder: Path, shown: str, expected_hash: str | None) -> Backbone:
@@ -131,11 +151,7 @@ def _load_folder(folder: Path, shown: str, expected_hash: str | None) -> Backbon
             remedy="give a complete artifact; `dvc pull` fetches it",
         )
     digest = artifact_hash(folder)
-    if expected_hash is not None and digest != expected_hash:
-        raise UserError(
-            f"{shown}: its hash is {digest[:12]}…, not the expected {expected_hash[:12]}…",
-            remedy="fetch the artifact again, or name the version that is meant",
-        )
+    check_hash(digest, expected_hash, shown)
     description = _read(folder / CONFIG, _Description, shown)
     if description.format != FORMAT:
         raise UserError(
@@ -187,7 +203,8 @@ def _read_json(path: Path, shown: str) -> dict[str, Any]:
     return content
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write one of an artifact's small files; the same content gives the same bytes."""
     path.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -114,12 +114,20 @@ class TokenEmbedding(nn.Module):
         """Bicubic interpolation along one axis as a matrix: it is linear and separable, hence cached per size."""
         key = (side, like.device, like.dtype)
         if key not in self._resampling:
-            identity = torch.eye(self.side)[None, None]
-            if self.interpolation == "dinov2":
-                factor = ((side + LEGACY_OFFSET) / self.side, 1.0)
-                matrix = F.interpolate(identity, scale_factor=factor, mode="bicubic")
-            else:
-                antialias = self.interpolation == "antialias"
-                matrix = F.interpolate(identity, size=(side, self.side), mode="bicubic", antialias=antialias)
-            self._resampling[key] = matrix[0, 0].to(like)
+            self._resampling[key] = interpolation_matrix(self.side, side, self.interpolation).to(like)
         return self._resampling[key]
+
+
+def interpolation_matrix(stored: int, side: int, rule: Interpolation) -> Float[Tensor, "side stored"]:
+    """Bicubic interpolation of `stored` values to `side` along one axis.
+
+    Args:
+        stored: values there are.
+        side: values wanted.
+        rule: see `TokenEmbedding`.
+    """
+    identity = torch.eye(stored)[None, None]
+    if rule == "dinov2":
+        factor = ((side + LEGACY_OFFSET) / stored, 1.0)
+        return F.interpolate(identity, scale_factor=factor, mode="bicubic")[0, 0]
+    return F.interpolate(identity, size=(side, stored), mode="bicubic", antialias=rule == "antialias")[0, 0]

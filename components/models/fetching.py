@@ -6,13 +6,34 @@ from typing import Any
 from components.errors import UserError
 from components.settings import get_settings
 
-MLFLOW_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
+REGISTERED = "models:/"
+MLFLOW_SCHEMES = (REGISTERED, "runs:/", "mlflow-artifacts:/")
 S3_SCHEME = "s3://"
 
 
 def is_remote(uri: str) -> bool:
     """Whether the URI names something to fetch, rather than a local folder."""
     return uri.startswith((*MLFLOW_SCHEMES, S3_SCHEME))
+
+
+def pinned(uri: str) -> str:
+    """The URI with a registered version's number in place of an alias, which may move; any other URI as it is.
+
+    Raises:
+        UserError: when there is no such alias, or the registry does not answer.
+    """
+    name, at, alias = uri.removeprefix(REGISTERED).partition("@")
+    if not uri.startswith(REGISTERED) or not at:
+        return uri
+    from components.tracking import client
+
+    try:
+        return f"{REGISTERED}{name}/{client().get_model_version_by_alias(name, alias).version}"
+    except Exception as error:  # as in `fetch_folder`
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{uri}: cannot be found ({reason})", remedy="check the name and, with `selfsight doctor`, the service"
+        ) from error
 
 
 def fetch_folder(uri: str, into: Path) -> Path:

@@ -83,12 +83,18 @@ def load_heads(path: Path) -> dict[str, PrototypeHead]:
         for name, value in tensors.items():
             head, _, key = name.partition(".")
             by_head.setdefault(head, {})[key] = value
-        return {name: _head_of(state) for name, state in by_head.items()}
+        return {name: head_of(state) for name, state in by_head.items()}
     except (SafetensorError, RuntimeError, KeyError) as error:
         raise UserError(f"{path}: no readable heads ({str(error).splitlines()[0]})", remedy=remedy) from None
 
 
-def _head_of(state: dict[str, Tensor]) -> PrototypeHead:
+def head_of(state: Mapping[str, Tensor]) -> PrototypeHead:
+    """The head with these weights, by their names; its shape follows from theirs.
+
+    Raises:
+        KeyError: if a layer is missing.
+        RuntimeError: if there is a weight too many, or of another shape.
+    """
     layers = sum(key.startswith("mlp.") and key.endswith(".weight") for key in state)
     first, last = state["mlp.0.weight"], state["prototypes.weight"]
     with torch.device("meta"):

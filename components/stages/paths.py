@@ -5,6 +5,7 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 SOURCE_LOCK = Path("data/source.lock")
 EMBEDDER_LOCK = Path("data/embedder.lock")
+INITIAL_LOCK = Path("data/initial.lock")
 
 MANIFEST = Path("data/manifest")
 SHARDS = Path("data/shards")

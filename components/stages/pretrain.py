@@ -4,6 +4,7 @@ from components.settings import Settings
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
+from components.training.initial import check_asked_for, read_initial_lock
 from components.training.launch import Training, TrainingInputs
 from components.training.pretrain import PretrainParams
 
@@ -12,7 +13,9 @@ HISTORY = paths.PLOTS / "pretrain.csv"
 
 def training(params: PretrainParams, settings: Settings) -> Training:
     """The training run that the parameters and the curated images ask for."""
-    inputs = TrainingInputs(paths.MANIFEST, paths.SHARDS, paths.CURATED)
+    initial = read_initial_lock(paths.INITIAL_LOCK)
+    check_asked_for(initial, params.initial)
+    inputs = TrainingInputs(paths.MANIFEST, paths.SHARDS, paths.CURATED, initial=initial)
     return Training("pretrain", params, inputs, settings)
 
 

@@ -36,6 +36,7 @@ class Job:
         threads: CPU threads of each.
         run_key: tracking run to log to; None: nothing is logged.
         stage_pid: process that wants the result; without it training ends.
+        initial: weights to begin with, written by `prepare_initial`; None: from the seed.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job:
     threads: int
     run_key: str | None
     stage_pid: int
+    initial: Path | None = None
 
     def write(self, folder: Path) -> Path:
         """Leaves the job in a folder for the training processes."""

@@ -1,14 +1,17 @@
 """A training stage: whether it can begin, which run it goes on from, and what is to be done for it."""
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.data.tables import read_table
 from components.errors import UserError
 from components.models.backbone import artifact_hash
 from components.settings import Settings
 from components.training.checkpoint import CheckpointStore, forget_old_runs
+from components.training.initial import InitialLock, prepare_initial
 from components.training.job import Job
 from components.training.processes import run_job
 from components.training.recipe import TrainingParams, code_digest, resumable, run_key
@@ -47,12 +50,14 @@ class TrainingInputs:
         shards: folder of the shards.
         curated: folder with `ids.parquet`.
         teacher: folder of the teacher's artifact, for distillation.
+        initial: the backbone that pretraining begins with; None: weights are drawn from the seed.
     """
 
     manifest: Path
     shards: Path
     curated: Path
     teacher: Path | None = None
+    initial: InitialLock | None = None
 
 
 class Training:
@@ -77,7 +82,8 @@ class Training:
         params.share(settings.processes)
         self._ids: list[str] = read_table(inputs.curated / "ids.parquet")["id"].to_pylist()
         self._check_images()
-        upstream = artifact_hash(inputs.teacher) if inputs.teacher else ""
+        self._initial = inputs.initial or InitialLock()
+        upstream = artifact_hash(inputs.teacher) if inputs.teacher else self._initial.digest
         self._key = run_key(name, params, self._ids, upstream)
         self._checkpoints = settings.checkpoints / self._key
 
@@ -111,7 +117,17 @@ class Training:
         Returns:
             Metrics of the run.
         """
-        job = Job(
+        with tempfile.TemporaryDirectory(prefix="selfsight-initial-") as folder:
+            initial = prepare_initial(self._initial, self._params.model, Path(folder))
+            metrics = run_job(self._job(artifact, history, tracking, initial))
+        forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
+        return metrics
+
+    def _job(self, artifact: Path, history: Path, tracking: str | None, initial: Path | None) -> Job:
+        lineage: dict[str, Any] = {"stage": self._name, "run": self._key}
+        if self._initial.digest:
+            lineage["initial"] = {"sha256": self._initial.digest}
+        return Job(
             name=self._name,
             params=self._params.model_dump(mode="json", exclude_unset=True),
             manifest=self._inputs.manifest,
@@ -121,14 +137,12 @@ class Training:
             artifact=artifact,
             history=history,
             checkpoints=self._checkpoints,
-            lineage={"stage": self._name, "run": self._key},
+            lineage=lineage,
             code=code_digest(),
             device=self._device,
             processes=self._settings.processes,
             threads=self._settings.thread_count(),
             run_key=tracking,
             stage_pid=os.getpid(),
+            initial=initial,
         )
-        metrics = run_job(job)
-        forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
-        return metrics

@@ -18,6 +18,11 @@ class PretrainParams(TrainingParams):
     """Pretraining of a backbone on images without labels."""
 
     method: Literal["dinov2", "dino"] = Field(default="dinov2", description="objective of the zoo")
+    initial: str | None = Field(
+        default=None,
+        description="backbone to begin with, adapted to image_size, patch_size, channels and registers of the model: "
+        "an artifact, an official .pth, a Hugging Face folder, models:/… or s3://…; null: weights from the seed",
+    )
     objective: DINOv2Params = Field(default=DINOv2Params(), description="losses, heads and centring")
 
     @field_validator("objective")

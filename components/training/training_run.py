@@ -27,6 +27,7 @@ from components.training.ema import MovingAverage
 from components.training.engine import Engine, join_processes, own_device
 from components.training.health import Health
 from components.training.history import History
+from components.training.initial import load_initial
 from components.training.job import Job
 from components.training.loop import Standing, TrainingLoop
 from components.training.parameter_groups import parameter_groups
@@ -133,7 +134,12 @@ def _objective(job: Job, params: TrainingParams) -> Objective:
         assert job.teacher is not None
         return distill.build(params, job.teacher)
     assert isinstance(params, pretrain.PretrainParams)
-    return pretrain.build(params)
+    objective = pretrain.build(params)
+    if job.initial is not None:
+        taken = load_initial(objective, job.initial)
+        if dist.get_rank() == 0:
+            _log.info("%s begins with the given %s", job.name, ", ".join(taken))
+    return objective
 
 
 def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Schedules) -> None:

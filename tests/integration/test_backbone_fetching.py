@@ -11,6 +11,7 @@ from moto.server import ThreadedMotoServer
 
 from components.errors import UserError
 from components.models.backbone import Preprocess, artifact_hash, load_backbone, save_backbone
+from components.models.fetching import pinned
 from components.models.presets import vit_config
 from components.models.vit import VisionTransformer
 from components.settings import get_settings
@@ -67,6 +68,10 @@ def test_backbone_comes_from_the_registry_by_version_and_by_alias(
     registry.set_registered_model_alias("backbone", "champion", version.version)
     for uri in (f"models:/backbone/{version.version}", "models:/backbone@champion"):
         assert load_backbone(uri).digest == artifact_hash(artifact)
-    with pytest.raises(UserError, match="models:/backbone@nobody"):
-        load_backbone("models:/backbone@nobody")
+    assert pinned("models:/backbone@champion") == f"models:/backbone/{version.version}"
+    assert pinned("models:/backbone/7") == "models:/backbone/7"
+    assert pinned("s3://models/team") == "s3://models/team"
+    for find in (load_backbone, pinned):
+        with pytest.raises(UserError, match="models:/backbone@nobody"):
+            find("models:/backbone@nobody")
     client.cache_clear()

@@ -55,6 +55,20 @@ def test_pretraining_leaves_a_teacher_with_its_heads_and_pure_numbers(pretrained
 
 
 @pytest.mark.slow
+def test_continued_pretraining_begins_with_the_given_weights_and_names_them(pretrained: Path, tmp_path: Path) -> None:
+    make_data(tmp_path)
+    begun = {**PRETRAIN, "initial": str(pretrained / "pretrain"), "steps": 1, "schedule": {"lr": 1e-9, "momentum": 0.9}}
+    done = run(tmp_path, begun, "pretrain")
+    assert done.returncode == 0, done.stderr
+    assert "begins with the given backbone, dino_head, ibot_head" in done.stderr
+    given, made = load_backbone(pretrained / "pretrain"), load_backbone(tmp_path / "pretrain")
+    for name, value in given.model.state_dict().items():
+        torch.testing.assert_close(made.model.state_dict()[name], value, rtol=0, atol=1e-6)
+    assert made.lineage["initial"] == {"sha256": given.digest}
+    assert "initial" not in given.lineage
+
+
+@pytest.mark.slow
 def test_two_processes_compute_the_loss_of_one(pretrained: Path, tmp_path: Path) -> None:
     make_data(tmp_path)
     done = run(tmp_path, PRETRAIN, "pretrain", processes=2)

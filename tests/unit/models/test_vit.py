@@ -117,6 +117,14 @@ def test_last_intermediate_layer_is_the_output() -> None:
     torch.testing.assert_close(layers[0].cls, model.intermediate(images(2, 16), [1])[0].cls)
 
 
+def test_last_layers_go_from_shallow_to_deep_and_keep_registers_apart() -> None:
+    model = small(registers=2)
+    layers = model.intermediate(images(2, 16), 3)
+    assert [layer.registers.shape for layer in layers] == [(2, 2, 16)] * 3
+    for number, layer in enumerate(layers):
+        torch.testing.assert_close(layer.cls, model.intermediate(images(2, 16), [number])[0].cls)
+
+
 def test_intermediate_refuses_a_block_that_is_not_there() -> None:
     with pytest.raises(ValueError, match="3 blocks"):
         small().intermediate(images(2, 16), [3])
@@ -127,8 +135,31 @@ def test_image_side_must_be_a_multiple_of_the_patch() -> None:
         small()(images(2, 18))
 
 
-def test_channels_are_free() -> None:
-    assert small(channels=5)(images(2, 16, channels=5)).patches.shape == (2, 16, 16)
+@pytest.mark.parametrize("channels", [1, 5, 16])
+def test_channels_are_free(channels: int) -> None:
+    assert small(channels=channels)(images(2, 16, channels=channels)).patches.shape == (2, 16, 16)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"registers": 2, "ffn": "swiglu", "channels": 4}])
+def test_oblong_images_have_a_token_for_each_patch_and_need_no_company_of_their_size(
+    overrides: dict[str, object],
+) -> None:
+    model = small(**overrides)
+    oblong = [torch.randn(2, model.config.channels, 8, 24), torch.randn(3, model.config.channels, 20, 4)]
+    together = model(oblong)
+    assert [part.patches.shape for part in together] == [(2, 12, 16), (3, 5, 16)]
+    for part, batch in zip(together, oblong, strict=True):
+        torch.testing.assert_close(part.cls, model(batch).cls, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_gives_tokens_with_registers_and_more_channels(name: str) -> None:
+    torch.manual_seed(0)
+    config = vit_config(name, depth=1, registers=4, channels=6, image_size=28, layer_scale=0.1)
+    with torch.no_grad():
+        tokens = VisionTransformer(config)(torch.randn(1, 6, 42, 28))
+    assert (tokens.registers.shape[1], tokens.patches.shape[1]) == (4, 6)
+    assert tokens.cls.isfinite().all()
 
 
 def test_stochastic_depth_keeps_the_expectation() -> None:
