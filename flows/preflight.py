@@ -123,8 +123,9 @@ def check_processes(settings: Settings) -> Check:
     device = device_for(settings)
     params = load_params(settings.root / paths.PARAMS)
     for section in (params.pretrain, params.distill):
-        section.share(settings.processes)
-    return Check("processes", "ok", f"{settings.processes} on {device}")
+        section.share(settings.all_processes)
+    machines = f" on each of {settings.nodes} machines" if settings.nodes > 1 else ""
+    return Check("processes", "ok", f"{settings.processes} on {device}{machines}")
 
 
 def check_artifact_store(settings: Settings) -> Check:

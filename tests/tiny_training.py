@@ -73,6 +73,9 @@ def train(folder: Path, params: dict[str, Any], name: str) -> dict[str, float]:
     model = DistillParams if name == "distill" else PretrainParams
     checked = validate(model, params, where="test")
     training = Training(name, checked, inputs, get_settings())
+    if get_settings().node_rank > 0:
+        training.assist()
+        return {}
     return training.run(artifact=folder / name, history=folder / f"{name}.csv", tracking=None)
 
 
@@ -85,7 +88,8 @@ def main() -> None:
     folder, params = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     name = sys.argv[3] if len(sys.argv) > 3 else "pretrain"
     metrics = train(folder, params, name)
-    (folder / f"{name}.json").write_text(json.dumps(metrics))
+    if metrics:
+        (folder / f"{name}.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from components.models.backbone import artifact_hash
 from components.settings import Settings
 from components.training.checkpoint import CheckpointStore, forget_old_runs
 from components.training.job import Job
+from components.training.nodes import Nodes
 from components.training.processes import run_job
 from components.training.recipe import TrainingParams, code_digest, resumable, run_key
 
@@ -21,8 +22,9 @@ def check_processes(settings: Settings) -> str:
     """The device to train on.
 
     Raises:
-        UserError: if there are more processes than cores or GPUs.
+        UserError: if there are more processes than cores or GPUs, or machines that would not find each other.
     """
+    Nodes.of(settings)
     device = settings.torch_device()
     if device == "cuda":
         import torch
@@ -74,7 +76,7 @@ class Training:
         self._inputs = inputs
         self._settings = settings
         self._device = check_processes(settings)
-        params.share(settings.processes)
+        params.share(settings.all_processes)
         self._ids: list[str] = read_table(inputs.curated / "ids.parquet")["id"].to_pylist()
         self._check_images()
         upstream = artifact_hash(inputs.teacher) if inputs.teacher else ""
@@ -82,7 +84,7 @@ class Training:
         self._checkpoints = settings.checkpoints / self._key
 
     def _check_images(self) -> None:
-        processes, images = self._settings.processes, len(self._ids)
+        processes, images = self._settings.all_processes, len(self._ids)
         if self._params.batch_size <= images:
             return
         most = images // processes * processes
@@ -111,7 +113,18 @@ class Training:
         Returns:
             Metrics of the run.
         """
-        job = Job(
+        metrics = run_job(self._job(artifact, history, tracking))
+        forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
+        return metrics
+
+    def assist(self) -> None:
+        """Trains with machine 0, which logs and writes the result; see `run_job` for what it raises."""
+        nowhere = Path(os.devnull)
+        run_job(self._job(nowhere, nowhere, None))
+
+    def _job(self, artifact: Path, history: Path, tracking: str | None) -> Job:
+        nodes = Nodes.of(self._settings)
+        return Job(
             name=self._name,
             params=self._params.model_dump(mode="json", exclude_unset=True),
             manifest=self._inputs.manifest,
@@ -128,7 +141,7 @@ class Training:
             threads=self._settings.thread_count(),
             run_key=tracking,
             stage_pid=os.getpid(),
+            nodes=nodes.count,
+            node_rank=nodes.rank,
+            rendezvous=nodes.rendezvous,
         )
-        metrics = run_job(job)
-        forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
-        return metrics
