@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of training and inference")
     processes: int = Field(1, ge=1, description="training processes on this machine")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process; default: cores / processes")
+    nodes: int = Field(1, ge=1, description="machines that train together, each with as many processes")
+    node_rank: int = Field(0, ge=0, description="number of this machine among them; 0 alone writes results")
+    rendezvous: str | None = Field(None, description="HOST:PORT of machine 0, where the others find it")
     cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     journal_dir: Path | None = Field(None, description="tracking journal; default: .journal in `home`")
@@ -76,6 +79,11 @@ class Settings(BaseSettings):
         if self.device == "cuda" and not available:
             raise UserError("SELFSIGHT_DEVICE=cuda, but torch sees no GPU", remedy="set it to auto or cpu")
         return "cuda" if available and self.device != "cpu" else "cpu"
+
+    @property
+    def all_processes(self) -> int:
+        """Training processes over all machines."""
+        return self.nodes * self.processes
 
     def thread_count(self) -> int:
         """CPU threads of one training process."""

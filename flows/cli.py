@@ -36,6 +36,15 @@ Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="defaul
 
 Force = Annotated[bool, typer.Option("--force", help="promote against the gate; the history keeps that")]
 
+Gpus = Annotated[int, typer.Option(min=1, help="GPUs, over all machines")]
+Batch = Annotated[int | None, typer.Option(min=2, help="images of a step; default: as in the parameters")]
+Images = Annotated[int | None, typer.Option(min=1, help="images to train on; default: the curated ones")]
+Tflops = Annotated[
+    float | None, typer.Option(min=0.1, help="matrix products of a GPU, TFLOP/s; default: measured, or assumed")
+]
+Utilisation = Annotated[float, typer.Option(min=0.01, max=1.0, help="share of that rate which training reaches")]
+GpuMemory = Annotated[float | None, typer.Option("--memory", min=0.1, help="memory of a GPU, GiB; default: asked")]
+Distill = Annotated[bool, typer.Option("--distill", help="plan the stage distill instead of pretrain")]
 Parameters = Annotated[bool, typer.Option("--parameters", help="list every parameter with its value and meaning")]
 
 
@@ -96,6 +105,31 @@ def _show_parameters(settings: "Settings") -> None:
 
     for key, value, description in describe_parameters(load_params(settings.root / paths.PARAMS)):
         typer.echo(f"{key} = {value}\n    {description}")
+
+
+@app.command()
+def plan(
+    recipe: Recipe = None,
+    gpus: Gpus = 1,
+    batch: Batch = None,
+    images: Images = None,
+    set_: Set = None,
+    tflops: Tflops = None,
+    utilisation: Utilisation = 0.5,
+    memory: GpuMemory = None,
+    distill: Distill = False,
+) -> None:
+    """Show what training needs: weights, FLOPs, memory of a GPU, time. Nothing is written or started."""
+    from components.training.planning.report import report
+    from flows.params_edit import Request
+    from flows.plan import Question, make_plan
+
+    question = Question(
+        "distill" if distill else "pretrain",
+        Request(recipe=recipe, overrides=tuple(set_ or ())),
+        gpus=gpus, batch=batch, images=images, tflops=tflops, utilisation=utilisation, memory=memory,
+    )  # fmt: skip
+    typer.echo(report(make_plan(question, get_settings())))
 
 
 @app.command()

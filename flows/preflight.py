@@ -125,7 +125,8 @@ def check_processes(settings: Settings) -> Check:
 
     device = device_for(settings)
     require_division(load_params(settings.root / paths.PARAMS), settings)
-    return Check("processes", "ok", f"{settings.processes} on {device}")
+    machines = f" on each of {settings.nodes} machines" if settings.nodes > 1 else ""
+    return Check("processes", "ok", f"{settings.processes} on {device}{machines}")
 
 
 def require_division(params: "PipelineParams", settings: Settings) -> None:
@@ -137,7 +138,7 @@ def require_division(params: "PipelineParams", settings: Settings) -> None:
     for name in ("pretrain", "distill"):
         section: Any = params.section(name)
         try:
-            section.share(settings.processes)
+            section.share(settings.all_processes)
         except UserError as error:
             raise UserError(f"{name}: {error.what}", remedy=error.remedy) from None
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from components.errors import UserError
 from components.redaction import redact
 from components.settings import Settings
 from components.stages import paths
@@ -38,6 +39,7 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
         StageError: if a stage failed otherwise.
     """
     preflight(settings, TOOLS)
+    _require_first_machine(settings)
     with sole_pipeline(settings.root):
         if phases:
             read_graph(settings.root).up_to(phases)
@@ -52,6 +54,15 @@ def run(settings: Settings, phases: Sequence[str], request: Request, *, retries:
             with own_terminal(), orchestrator.connect():
                 result = pipeline(phases=list(phases) or None, retries=retries)
     show_result(settings, result)
+
+
+def _require_first_machine(settings: Settings) -> None:
+    """DVC removes outs before a stage runs, and other machines write none."""
+    if settings.node_rank > 0:
+        raise UserError(
+            f"SELFSIGHT_NODE_RANK={settings.node_rank}, and the pipeline runs on machine 0",
+            remedy="here, only help with a training stage: infra/node.sh pretrain",
+        )
 
 
 def take_snapshot(settings: Settings, *, always: bool) -> None:

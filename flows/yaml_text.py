@@ -32,10 +32,10 @@ def set_value(text: str, path: Sequence[str], value: Any) -> str:
     from ruamel.yaml import YAML
     from ruamel.yaml.nodes import MappingNode
 
-    plain, node = parse(text), YAML(typ="safe", pure=True).compose(text)
+    node = YAML(typ="safe", pure=True).compose(text)
     key_node = node
     for depth, name in enumerate(path):
-        if plain is None and depth:
+        if depth and _is_null(text, node):
             return _replace(text, key_node, node, _nest(path[depth:], value))
         if not isinstance(node, MappingNode):
             key = ".".join(path[:depth])
@@ -44,7 +44,7 @@ def set_value(text: str, path: Sequence[str], value: Any) -> str:
         if found is None:
             return _insert(text, node, _nest(path[depth:], value))
         key_node, node = found
-        plain = plain[name]
+    plain = _plain(text, node, path)
     if plain == value and isinstance(plain, bool) == isinstance(value, bool):
         return text
     return _replace(text, key_node, node, value)
@@ -80,6 +80,24 @@ def remove_key(text: str, path: Sequence[str]) -> str:
     start = text.rfind("\n", 0, key.start_mark.index) + 1
     end = text.find("\n", _end(text, key, value))
     return text[:start] + (text[end + 1 :] if end >= 0 else "")
+
+
+def _plain(text: str, node: Any, path: Sequence[str]) -> Any:
+    """The value of the node at the path. A scalar is read by itself: the whole text takes a hundred times longer."""
+    from ruamel.yaml.nodes import ScalarNode
+
+    if isinstance(node, ScalarNode):
+        return parse(text[node.start_mark.index : node.end_mark.index])
+    plain = parse(text)
+    for name in path:
+        plain = plain[name]
+    return plain
+
+
+def _is_null(text: str, node: Any) -> bool:
+    from ruamel.yaml.nodes import ScalarNode
+
+    return isinstance(node, ScalarNode) and _plain(text, node, ()) is None
 
 
 def _replace(text: str, key: Any, node: Any, value: Any) -> str:

@@ -75,6 +75,9 @@ def train(folder: Path, params: dict[str, Any], name: str) -> dict[str, float]:
     initial = resolve_initial(checked.initial, checked.model) if isinstance(checked, PretrainParams) else None
     inputs = TrainingInputs(folder / "manifest", folder / "shards", folder / "curated", teacher, initial)
     training = Training(name, checked, inputs, get_settings())
+    if get_settings().node_rank > 0:
+        training.assist()
+        return {}
     return training.run(artifact=folder / name, history=folder / f"{name}.csv", tracking=None)
 
 
@@ -87,7 +90,8 @@ def main() -> None:
     folder, params = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     name = sys.argv[3] if len(sys.argv) > 3 else "pretrain"
     metrics = train(folder, params, name)
-    (folder / f"{name}.json").write_text(json.dumps(metrics))
+    if metrics:
+        (folder / f"{name}.json").write_text(json.dumps(metrics))
 
 
 if __name__ == "__main__":

@@ -33,6 +33,12 @@ class ViTConfig(Params):
     drop_path: float = Field(default=0.0, ge=0, lt=1, description="stochastic depth rate, the same in every block")
     interpolation: Interpolation = Field(default="antialias", description="position embedding at other image sizes")
 
+    @property
+    def ffn_hidden(self) -> int:
+        """Hidden size of the feed-forward layer."""
+        hidden = int(self.width * self.ffn_ratio)
+        return hidden if self.ffn == "mlp" else swiglu_hidden(hidden)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.image_size % self.patch_size:
@@ -58,8 +64,8 @@ class Readout(NamedTuple):
 
 
 def _block(config: ViTConfig) -> Block:
-    width, hidden = config.width, int(config.width * config.ffn_ratio)
-    ffn = Mlp(width, hidden) if config.ffn == "mlp" else SwiGlu(width, swiglu_hidden(hidden))
+    width, hidden = config.width, config.ffn_hidden
+    ffn = Mlp(width, hidden) if config.ffn == "mlp" else SwiGlu(width, hidden)
     return Block(width, config.heads, ffn, config.layer_scale)
 
 

@@ -27,5 +27,10 @@ def run(params: DistillParams, context: StageContext) -> dict[str, float]:
         return training(params, context.settings).run(artifact=artifact, history=history, tracking=context.run.key)
 
 
+def assist(params: DistillParams, settings: Settings) -> None:
+    """Trains with machine 0."""
+    training(params, settings).assist()
+
+
 if __name__ == "__main__":
-    execute("distill", DistillParams, run, resume_key=resume_key)
+    execute("distill", DistillParams, run, resume_key=resume_key, assist=assist)

@@ -30,5 +30,10 @@ def run(params: PretrainParams, context: StageContext) -> dict[str, float]:
         return training(params, context.settings).run(artifact=artifact, history=history, tracking=context.run.key)
 
 
+def assist(params: PretrainParams, settings: Settings) -> None:
+    """Trains with machine 0."""
+    training(params, settings).assist()
+
+
 if __name__ == "__main__":
-    execute("pretrain", PretrainParams, run, resume_key=resume_key)
+    execute("pretrain", PretrainParams, run, resume_key=resume_key, assist=assist)

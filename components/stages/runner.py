@@ -38,9 +38,17 @@ class StageContext:
 
 Body = Callable[[P, StageContext], Mapping[str, float]]
 ResumeKey = Callable[[P, Settings], str | None]
+Assist = Callable[[P, Settings], None]
 
 
-def execute(name: str, params_type: type[P], body: Body[P], *, resume_key: ResumeKey[P] | None = None) -> NoReturn:
+def execute(
+    name: str,
+    params_type: type[P],
+    body: Body[P],
+    *,
+    resume_key: ResumeKey[P] | None = None,
+    assist: Assist[P] | None = None,
+) -> NoReturn:
     """Runs one stage as a process and exits.
 
     Exit codes: 0 done; 2 a `UserError`, shown as one line; 143 stopped by SIGTERM; whatever `SystemExit` the body
@@ -51,13 +59,14 @@ def execute(name: str, params_type: type[P], body: Body[P], *, resume_key: Resum
         params_type: model of its section.
         body: the work; it writes the outs through `publish` and returns flat metrics.
         resume_key: gives the key of an earlier, interrupted run to go on with, or None.
+        assist: what machines other than number 0 do, where a stage runs on several: no run, no outs, no metrics.
     """
     _configure_logging()
     signal.signal(signal.SIGTERM, _on_sigterm)
     code, message = 0, ""
     try:
         with no_space_is_a_user_error(f"running {name}"):
-            _run(name, params_type, body, resume_key)
+            _run(name, params_type, body, resume_key, assist)
     except UserError as error:
         code, message = USER_ERROR_EXIT_CODE, str(error)
         sys.stderr.write(f"{name}: {message}\n")
@@ -72,12 +81,19 @@ def execute(name: str, params_type: type[P], body: Body[P], *, resume_key: Resum
     sys.exit(code)
 
 
-def _run(name: str, params_type: type[P], body: Body[P], resume_key: ResumeKey[P] | None) -> None:
+def _run(
+    name: str, params_type: type[P], body: Body[P], resume_key: ResumeKey[P] | None, assist: Assist[P] | None
+) -> None:
     settings = get_settings()
     follow_parents(settings.lifeline)
     all_params = load_params(paths.PARAMS)
     params = all_params.section(name)
     assert isinstance(params, params_type)
+    if settings.node_rank > 0:
+        if assist is None:
+            raise UserError(f"{name} runs on one machine", remedy="run it where SELFSIGHT_NODE_RANK is 0")
+        assist(params, settings)
+        return
     tags = {"stage": name, "parameters.sha256": parameters_hash(params.model_dump(mode="json"))}
     key = resume_key(params, settings) if resume_key else None
     with start_run(name, params=params.model_dump(mode="json"), tags=tags, resume_key=key, settings=settings) as run:

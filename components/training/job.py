@@ -32,11 +32,14 @@ class Job:
         lineage: JSON values for the artifact.
         code: `code_digest` of the code that asks.
         device: `cpu` or `cuda`.
-        processes: training processes.
+        processes: training processes on this machine.
         threads: CPU threads of each.
         run_key: tracking run to log to; None: nothing is logged.
         stage_pid: process that wants the result; without it training ends.
         initial: weights to begin with, written by `prepare_initial`; None: from the seed.
+        nodes: machines, each with as many processes.
+        node_rank: number of this one; process 0 is on machine 0.
+        rendezvous: `HOST:PORT` of machine 0; None with one machine.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Job:
     run_key: str | None
     stage_pid: int
     initial: Path | None = None
+    nodes: int = 1
+    node_rank: int = 0
+    rendezvous: str | None = None
 
     def write(self, folder: Path) -> Path:
         """Leaves the job in a folder for the training processes."""

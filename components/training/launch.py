@@ -13,6 +13,7 @@ from components.settings import Settings
 from components.training.checkpoint import CheckpointStore, forget_old_runs
 from components.training.initial import InitialLock, prepare_initial
 from components.training.job import Job
+from components.training.nodes import Nodes
 from components.training.processes import run_job
 from components.training.recipe import TrainingParams, code_digest, resumable, run_key
 
@@ -24,8 +25,9 @@ def check_processes(settings: Settings) -> str:
     """The device to train on.
 
     Raises:
-        UserError: if there are more processes than cores or GPUs.
+        UserError: if there are more processes than cores or GPUs, or machines that would not find each other.
     """
+    Nodes.of(settings)
     device = settings.torch_device()
     if device == "cuda":
         import torch
@@ -79,7 +81,7 @@ class Training:
         self._inputs = inputs
         self._settings = settings
         self._device = check_processes(settings)
-        params.share(settings.processes)
+        params.share(settings.all_processes)
         self._ids: list[str] = read_table(inputs.curated / "ids.parquet")["id"].to_pylist()
         self._check_images()
         self._initial = inputs.initial or InitialLock()
@@ -88,7 +90,7 @@ class Training:
         self._checkpoints = settings.checkpoints / self._key
 
     def _check_images(self) -> None:
-        processes, images = self._settings.processes, len(self._ids)
+        processes, images = self._settings.all_processes, len(self._ids)
         if self._params.batch_size <= images:
             return
         most = images // processes * processes
@@ -117,13 +119,22 @@ class Training:
         Returns:
             Metrics of the run.
         """
-        with tempfile.TemporaryDirectory(prefix="selfsight-initial-") as folder:
-            initial = prepare_initial(self._initial, self._params.model, Path(folder))
-            metrics = run_job(self._job(artifact, history, tracking, initial))
+        metrics = self._run(artifact, history, tracking)
         forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
         return metrics
 
+    def assist(self) -> None:
+        """Trains with machine 0, which logs and writes the result; see `run_job` for what it raises."""
+        nowhere = Path(os.devnull)
+        self._run(nowhere, nowhere, None)
+
+    def _run(self, artifact: Path, history: Path, tracking: str | None) -> dict[str, float]:
+        with tempfile.TemporaryDirectory(prefix="selfsight-initial-") as folder:
+            initial = prepare_initial(self._initial, self._params.model, Path(folder))
+            return run_job(self._job(artifact, history, tracking, initial))
+
     def _job(self, artifact: Path, history: Path, tracking: str | None, initial: Path | None) -> Job:
+        nodes = Nodes.of(self._settings)
         lineage: dict[str, Any] = {"stage": self._name, "run": self._key}
         if self._initial.digest:
             lineage["initial"] = {"sha256": self._initial.digest}
@@ -145,4 +156,7 @@ class Training:
             run_key=tracking,
             stage_pid=os.getpid(),
             initial=initial,
+            nodes=nodes.count,
+            node_rank=nodes.rank,
+            rendezvous=nodes.rendezvous,
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 from components.errors import USER_ERROR_EXIT_CODE, UserError, no_space_is_a_user_error
 from components.settings import child_environment
 from components.training.job import PREEMPTED_EXIT_CODE, SHUTDOWN_OPTION, Answer, Job
+from components.training.nodes import Nodes
 
 _log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
@@ -63,7 +64,8 @@ def run_job(job: Job) -> dict[str, float]:
         answer = Answer.read(folder)
     if answer is None:
         raise RuntimeError(
-            f"a {job.name} process died, see above for its error (none: it was killed, perhaps for want of memory); "
+            f"a {job.name} process died, see above for its error (none: it was killed, perhaps for want of memory"
+            f"{', or another machine never came or died' if job.nodes > 1 else ''}); "
             "run again to go on from the last checkpoint"
         )
     if answer.code == USER_ERROR_EXIT_CODE:
@@ -78,11 +80,8 @@ def _command(job: Job, spec: Path) -> list[str]:
         sys.executable,
         "-m",
         "components.training.agent",
-        "--nnodes=1",
+        *Nodes(job.nodes, job.node_rank, job.rendezvous).torchrun_options(),
         f"--nproc-per-node={job.processes}",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=127.0.0.1:0",
-        "--local-addr=127.0.0.1",
         "--max-restarts=0",
         f"{SHUTDOWN_OPTION}={math.ceil(GRACE_SECONDS)}",
         "-m",

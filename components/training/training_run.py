@@ -55,10 +55,30 @@ def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
     """
     torch.set_num_threads(job.threads)
     join_processes(job.device)
+    if job.nodes > 1:
+        _require_same_work(job)
     if dist.get_rank():
         return _train(job, stop, None)
     with _sole_writer(job.checkpoints), attach_run(job.run_key) if job.run_key else nullcontext() as run:
         return _train(job, stop, run)
+
+
+def _require_same_work(job: Job) -> None:
+    """Several machines were told what to do one by one: they must have been told the same.
+
+    Raises:
+        UserError: on all processes, naming the first machine that differs and in what.
+    """
+    mine = {"parameters or images": job.checkpoints.name, "code": job.code, "device": job.device}
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, (job.node_rank, mine))
+    for node, theirs in found:
+        differing = [what for what, value in theirs.items() if value != found[0][1][what]]
+        if differing:
+            raise UserError(
+                f"machine {node} has other {' and '.join(differing)} than machine 0",
+                remedy="let all run in the same working tree, or check out the same commit and pull its data",
+            )
 
 
 def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, float]:
@@ -153,7 +173,7 @@ def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Sched
         _log.info(
             "%s: %d steps of %d images, %.1f million weights, %s, ZeRO-%d, %d process(es) of %d thread(s) on %s",
             *(job.name, schedules.steps, params.batch_size, weights / 1e6, params.engine.precision),
-            *(params.engine.zero_stage, job.processes, job.threads, job.device),
+            *(params.engine.zero_stage, dist.get_world_size(), job.threads, job.device),
         )
 
 

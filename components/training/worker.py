@@ -52,7 +52,7 @@ def main(spec: Path) -> None:
     except BaseException:
         traceback.print_exc()
         _leave(1)
-    if answer.code or dist.get_rank() == 0:
+    if answer.code or dist.get_node_local_rank() == 0:  # each machine waits for an answer of its own
         _leave_answer(answer, spec.parent)
     _leave(answer.code)
 

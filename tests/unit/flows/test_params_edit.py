@@ -9,10 +9,12 @@ from pydantic import Field
 from components.errors import UserError
 from components.parameters import Params, validate
 from components.stages.params import parse_params
-from flows.params_edit import Request, edit_params
+from flows.params_edit import Request, edit_params, edited_params, known_recipes
 from flows.yaml_text import parse
 
 ROOT = Path(__file__).parents[3]
+RECIPES = ROOT / "infra" / "recipes"
+OTHER_RECIPES = [name for name in known_recipes(RECIPES) if name != "demo"]
 
 
 class Snapshot(Params):
@@ -92,7 +94,20 @@ def test_a_recipe_replaces_the_sections_that_it_names_and_no_others(params: Path
     assert parse(params.read_text()) == {**parse(TEXT), "training": {"steps": 3}}
 
 
-@pytest.mark.parametrize("name", ["cifar10-cpu"])
+def test_params_yaml_is_the_recipe_demo() -> None:
+    text = edited_params(ROOT / "params.yaml", Request(recipe="demo"), recipes=RECIPES)
+    assert text == (ROOT / "params.yaml").read_text()
+
+
+def test_the_recipes_are_those_that_the_documentation_lists() -> None:
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert [name for name in known_recipes(RECIPES) if f"`{name}`" not in page] == []
+    assert {"vits14", "vitb14", "vitl14", "vitg14", "vitl16-in1k-short", "cifar10-cpu", "cifar10-gpu"} <= set(
+        OTHER_RECIPES
+    )
+
+
+@pytest.mark.parametrize("name", OTHER_RECIPES)
 def test_the_recipe_demo_undoes_every_other_recipe(name: str, tmp_path: Path) -> None:
     shipped = (ROOT / "params.yaml").read_text()
     path = tmp_path / "params.yaml"
@@ -100,23 +115,29 @@ def test_the_recipe_demo_undoes_every_other_recipe(name: str, tmp_path: Path) ->
 
     def apply(recipe: str) -> str:
         check = functools.partial(parse_params, where="params.yaml")
-        return edit_params(path, Request(recipe=recipe), check, recipes=ROOT / "infra" / "recipes")
+        return edit_params(path, Request(recipe=recipe), check, recipes=RECIPES)
 
-    assert apply("demo") == "", "params.yaml is the recipe demo"
     assert apply(name) != ""
     assert apply("demo") != ""
     assert parse(path.read_text()) == parse(shipped)
 
 
-def test_a_recipe_gives_the_same_whatever_was_there_before(tmp_path: Path) -> None:
-    recipes, found = ROOT / "infra" / "recipes", []
-    for first in ("demo", "cifar10-cpu"):
+@pytest.mark.parametrize("name", ["cifar10-cpu", "vitg14"])
+def test_a_recipe_gives_the_same_whatever_was_there_before(name: str, tmp_path: Path) -> None:
+    found = []
+    for first in ("demo", "vitl16-in1k-short"):
         path = tmp_path / f"{first}.yaml"
         path.write_text((ROOT / "params.yaml").read_text())
-        for name in (first, "cifar10-cpu"):
-            edit_params(path, Request(recipe=name), lambda _: None, recipes=recipes)
+        for one in (first, name):
+            edit_params(path, Request(recipe=one), lambda _: None, recipes=RECIPES)
         found.append(parse(path.read_text()))
     assert found[0] == found[1]
+
+
+def test_looking_at_a_change_writes_nothing(params: Path) -> None:
+    text = edited_params(params, Request(recipe="demo"), recipes=params.parent / "recipes")
+    assert parse(text)["training"] == {"steps": 3}
+    assert params.read_text() == TEXT
 
 
 def test_an_unknown_recipe_is_refused_naming_the_nearest(params: Path) -> None:

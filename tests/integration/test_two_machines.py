@@ -1,0 +1,83 @@
+"""Training over two machines: two launches on one computer that meet at another loopback address."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.integration.ranks import free_port
+from tests.tiny_training import PRETRAIN, make_data
+
+ROOT = Path(__file__).resolve().parents[2]
+SECONDS = 200
+RELATIVE_TOLERANCE = 1e-5
+"""Of two machines against one with two processes: the same sums in the same order, over other sockets."""
+
+
+def start(folder: Path, **settings: object) -> "subprocess.Popen[str]":
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SELFSIGHT_")}
+    own = {"home": folder, "threads": 1, "device": "cpu", **settings}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.tiny_training", str(folder), str(folder / "params.json")],
+        cwd=ROOT, env={**environment, **{f"SELFSIGHT_{name.upper()}": str(value) for name, value in own.items()}},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(*started: "subprocess.Popen[str]") -> list[str]:
+    """Waits for all; what each said."""
+    try:
+        return [process.communicate(timeout=SECONDS)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def prepare(folder: Path, **changes: object) -> Path:
+    make_data(folder)
+    (folder / "params.json").write_text(json.dumps({**PRETRAIN, **changes}))
+    return folder
+
+
+def curve(folder: Path) -> list[dict[str, float]]:
+    with (folder / "pretrain.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_two_machines_compute_the_loss_of_two_processes_and_only_the_first_writes(tmp_path: Path) -> None:
+    one = prepare(tmp_path / "one")
+    launch = start(one, processes=2)
+    [said] = finish(launch)
+    assert launch.returncode == 0, said
+
+    two = prepare(tmp_path / "two")
+    meeting = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
+    second = start(two, node_rank=1, **meeting)  # whoever comes first waits
+    first = start(two, node_rank=0, **meeting)
+    said_first, said_second = finish(first, second)
+    assert (first.returncode, second.returncode) == (0, 0), said_first + said_second
+    assert "2 process(es)" in said_first
+
+    for row, expected in zip(curve(two), curve(one), strict=True):
+        assert row == pytest.approx(expected, rel=RELATIVE_TOLERANCE)
+    checkpoints = [sorted(path.name for path in folder.glob(".checkpoints/*/*/shard-*")) for folder in (one, two)]
+    assert checkpoints[0] == checkpoints[1]
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+
+
+@pytest.mark.slow
+def test_F16_a_machine_with_other_parameters_stops_the_run_before_it_begins(tmp_path: Path) -> None:
+    folders = [prepare(tmp_path / "first"), prepare(tmp_path / "second", seed=1)]
+    port = free_port()
+    launches = [
+        start(folder, nodes=2, node_rank=rank, rendezvous=f"127.0.0.1:{port}") for rank, folder in enumerate(folders)
+    ]
+    for said in finish(*launches):
+        assert "UserError: machine 1 has other parameters or images than machine 0" in said
+    assert not [path for folder in folders for path in folder.glob("pretrain*")]
