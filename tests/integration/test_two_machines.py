@@ -3,14 +3,19 @@
 import csv
 import json
 import os
+import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from tests.integration.ranks import free_port
-from tests.tiny_training import PRETRAIN, make_data
+from tests.tiny_training import DISTILL, PRETRAIN, make_data
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 200
@@ -18,14 +23,20 @@ RELATIVE_TOLERANCE = 1e-5
 """Of two machines against one with two processes: the same sums in the same order, over other sockets."""
 
 
-def start(folder: Path, **settings: object) -> "subprocess.Popen[str]":
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SELFSIGHT_")}
+def start(folder: Path, *command: str, **settings: object) -> "subprocess.Popen[str]":
+    """A launch with these settings; of `tests.tiny_training`, or of another module, which runs in the folder."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SELFSIGHT_")}
     own = {"home": folder, "threads": 1, "device": "cpu", **settings}
+    given = {f"SELFSIGHT_{name.upper()}": str(value) for name, value in own.items()}
+    module = command or ("tests.tiny_training", str(folder), str(folder / "params.json"))
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.tiny_training", str(folder), str(folder / "params.json")],
-        cwd=ROOT, env={**environment, **{f"SELFSIGHT_{name.upper()}": str(value) for name, value in own.items()}},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", *module],
+        cwd=folder if command else ROOT,
+        env={**kept, **given, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def finish(*started: "subprocess.Popen[str]") -> list[str]:
@@ -69,6 +80,40 @@ def test_two_machines_compute_the_loss_of_two_processes_and_only_the_first_write
     checkpoints = [sorted(path.name for path in folder.glob(".checkpoints/*/*/shard-*")) for folder in (one, two)]
     assert checkpoints[0] == checkpoints[1]
     assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+
+
+@pytest.mark.slow
+def test_the_stage_itself_has_one_run_and_one_result(tmp_path: Path, empty_database: Path) -> None:
+    project = tmp_path / "project"
+    make_data(project / "data")
+    shutil.copy(empty_database, project / "mlflow.db")
+    values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    with (project / "params.yaml").open("w") as file:
+        YAML(typ="safe").dump(values | {"pretrain": PRETRAIN, "distill": DISTILL}, file)
+
+    meeting = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
+    launches = [start(project, "components.stages.pretrain", node_rank=rank, **meeting) for rank in (0, 1)]
+    said = "".join(finish(*launches))
+    assert [launch.returncode for launch in launches] == [0, 0], said
+
+    assert json.loads((project / "metrics" / "pretrain.json").read_text())["steps"] == PRETRAIN["steps"]
+    assert (project / "models" / "teacher" / "model.safetensors").exists()
+    assert not list(project.glob("*/.*partial*"))
+    with sqlite3.connect(project / "mlflow.db") as database:
+        assert database.execute("select name, status from runs").fetchall() == [("pretrain", "FINISHED")]
+
+
+@pytest.mark.slow
+def test_F3_a_machine_that_is_told_to_stop_stops_all_after_a_checkpoint(tmp_path: Path) -> None:
+    folder = prepare(tmp_path / "both", steps=5000, checkpoint={"seconds": 1e-3})
+    meeting = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
+    launches = [start(folder, node_rank=rank, **meeting) for rank in (0, 1)]
+    deadline = time.monotonic() + SECONDS
+    while not list(folder.glob(".checkpoints/*/step-*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    launches[1].send_signal(signal.SIGTERM)
+    said = finish(*launches)
+    assert [launch.returncode for launch in launches] == [75, 75], said
 
 
 @pytest.mark.slow

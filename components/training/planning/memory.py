@@ -138,9 +138,13 @@ def saved_by_backbone(work: BranchWork, width: int) -> float:
     attention = work.rows * (4 * model.width * width + model.heads * FP32)
     # mlp: input and output of GELU; swiglu: gate and value, silu of the gate, product
     hidden = {"mlp": 2, "swiglu": 4}[model.ffn] * work.hidden
-    after = (3 + 2 * scales) * model.width + hidden
-    block = before + attention + work.rows * (after * width + 2 * FP32)
-    last = before + attention + work.read_out * (after * width + 2 * FP32)
+    after = (2 + 2 * scales) * model.width + hidden
+    # the projection's input is the output of attention itself, or a copy where several sizes are put together
+    projected = model.width if len(work.crops) > 1 else 0
+    # stochastic depth keeps what it adds
+    added = 2 * model.width if work.kept < 1 else 0
+    block = before + attention + work.rows * ((after + projected + added) * width + 2 * FP32)
+    last = before + attention + work.read_out * ((after + model.width) * width + 2 * FP32)
     embedded = work.patches * model.channels * model.patch_size**2 * width
     norm = work.read_out * (model.width * width + 2 * FP32)
     return (model.depth - 1) * work.kept * block + last + embedded + norm
