@@ -1,14 +1,18 @@
 """A training stage: whether it can begin, which run it goes on from, and what is to be done for it."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from components.data.tables import read_table
 from components.errors import UserError
 from components.models.backbone import artifact_hash
 from components.settings import Settings
-from components.training.checkpoint import CheckpointStore, forget_old_runs
+from components.tracking.locking import file_lock
+from components.training.bucket_copies import BucketCopies
+from components.training.checkpoint import LOCK, CheckpointStore, forget_old_runs
 from components.training.job import Job
 from components.training.processes import run_job
 from components.training.recipe import TrainingParams, code_digest, resumable, run_key
@@ -80,6 +84,7 @@ class Training:
         upstream = artifact_hash(inputs.teacher) if inputs.teacher else ""
         self._key = run_key(name, params, self._ids, upstream)
         self._checkpoints = settings.checkpoints / self._key
+        self._copies = self._bucket_copies()
 
     def _check_images(self) -> None:
         processes, images = self._settings.processes, len(self._ids)
@@ -94,14 +99,37 @@ class Training:
 
     def resume_key(self) -> str | None:
         """Tracking run of the interrupted training that this one goes on from; None: it starts afresh."""
+        self._fetch_copy()
         state = CheckpointStore(self._checkpoints).peek()
-        total = self._params.total_steps(len(self._ids))
-        if state is None or not resumable(state, total_steps=total, code=code_digest()):
+        return state["run_key"] if state is not None and self._resumable(state) else None
+
+    def _resumable(self, state: Mapping[str, Any]) -> bool:
+        total, health = self._params.total_steps(len(self._ids)), self._params.health.model_dump(mode="json")
+        return resumable(state, total_steps=total, code=code_digest(), health=health)
+
+    def _bucket_copies(self) -> BucketCopies | None:
+        address, keep = self._settings.checkpoint_mirror, self._params.checkpoint.keep
+        if address is None:
             return None
-        return state["run_key"]  # type: ignore[no-any-return]
+        return BucketCopies(address, self._key, endpoint=self._settings.s3_endpoint, keep=keep)
+
+    def _fetch_copy(self) -> None:
+        """Gets a newer checkpoint than this machine has, before the processes start: they would wait for each other.
+
+        Raises:
+            UserError: if the bucket cannot be read.
+        """
+        if self._copies is None:
+            return
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        with file_lock(self._checkpoints / LOCK, blocking=False) as mine:
+            if mine:
+                self._copies.fetch(
+                    CheckpointStore(self._checkpoints, keep=self._params.checkpoint.keep), self._resumable
+                )
 
     def run(self, *, artifact: Path, history: Path, tracking: str | None) -> dict[str, float]:
-        """Trains; see `run_job` for what it raises.
+        """Trains; see `run_job` for what else it raises.
 
         Args:
             artifact: folder to write the backbone to.
@@ -110,7 +138,11 @@ class Training:
 
         Returns:
             Metrics of the run.
+
+        Raises:
+            UserError: if copies of checkpoints are wanted and the bucket cannot be read.
         """
+        self._fetch_copy()
         job = Job(
             name=self._name,
             params=self._params.model_dump(mode="json", exclude_unset=True),
@@ -126,6 +158,10 @@ class Training:
             device=self._device,
             processes=self._settings.processes,
             threads=self._settings.thread_count(),
+            restarts=self._settings.restarts,
+            collective_seconds=self._settings.collective_seconds,
+            mirror=self._settings.checkpoint_mirror,
+            s3_endpoint=self._settings.s3_endpoint,
             run_key=tracking,
             stage_pid=os.getpid(),
         )

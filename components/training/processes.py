@@ -35,7 +35,8 @@ KEEP_FREED_MEMORY = {
 def run_job(job: Job) -> dict[str, float]:
     """Trains in processes of their own until done.
 
-    Their output goes where this process's goes. SIGTERM or Ctrl-C here becomes a checkpoint there.
+    Their output goes where this process's goes. SIGTERM or Ctrl-C here becomes a checkpoint there. When one of them
+    dies or hangs, all are started again, as often as the job allows, and go on from the last checkpoint.
 
     Returns:
         Metrics of the run.
@@ -83,7 +84,7 @@ def _command(job: Job, spec: Path) -> list[str]:
         "--rdzv-backend=c10d",
         "--rdzv-endpoint=127.0.0.1:0",
         "--local-addr=127.0.0.1",
-        "--max-restarts=0",
+        f"--max-restarts={job.restarts}",
         f"{SHUTDOWN_OPTION}={math.ceil(GRACE_SECONDS)}",
         "-m",
         "components.training.worker",
