@@ -60,8 +60,15 @@ class Settings(BaseSettings):
     nodes: int = Field(1, ge=1, description="machines that train together, each with as many processes")
     node_rank: int = Field(0, ge=0, description="number of this machine among them; 0 alone writes results")
     rendezvous: str | None = Field(None, description="HOST:PORT of machine 0, where the others find it")
+    restarts: int = Field(2, ge=0, description="times that training starts its processes again after one died or hung")
+    collective_seconds: float = Field(
+        600.0, gt=0, description="seconds that training processes wait for one of them before it counts as hung"
+    )
     cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
+    checkpoint_mirror: str | None = Field(
+        None, description="s3://BUCKET/PREFIX that checkpoints are copied to, and fetched from by an empty machine"
+    )
     journal_dir: Path | None = Field(None, description="tracking journal; default: .journal in `home`")
     parent_run_id: str | None = Field(None, description="MLflow run of the pipeline that a stage belongs to")
     lifeline: int | None = Field(None, description="process id of the orchestrator; a stage ends when it is gone")

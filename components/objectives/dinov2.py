@@ -208,13 +208,14 @@ class DINOv2Objective(Objective):
         self, student_logits: Float[Tensor, "2 batch prototypes"], student: Tensor, targets: Targets
     ) -> dict[str, Tensor]:
         teacher = targets.cls.flatten(0, 1)
+        features = measures.rows_of_all_processes(targets.features)
         student_probabilities = (student_logits.flatten(0, 1).float() / self.params.student_temperature).softmax(dim=-1)
         found = {
             "teacher_entropy": measures.entropy(teacher),
             "student_entropy": measures.entropy(student_probabilities),
             "prototype_usage": measures.prototype_usage(teacher),
-            "feature_std": measures.feature_std(targets.features),
-            "effective_rank": measures.effective_rank(targets.features),
+            "feature_std": measures.feature_std(features),
+            "effective_rank": measures.effective_rank(features),
         }
         if student.shape == targets.features.shape:
             found["teacher_student_cosine"] = measures.teacher_student_cosine(student, targets.features)

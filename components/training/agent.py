@@ -1,8 +1,11 @@
 """torchrun without its tracebacks: how a worker ended is told by its answer, not by the agent's log."""
 
+import signal
 import sys
+from typing import Any
 
 from torch.distributed import run as torchrun
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig
@@ -14,11 +17,22 @@ from components.training.parents import die_with
 def main(arguments: list[str]) -> int:
     """Runs torchrun with the given arguments until its workers have ended."""
     die_with([])
+    LocalElasticAgent._stop_workers = _kill_workers  # type: ignore[method-assign]
     try:
         torchrun.main(understood(arguments))
     except (ChildFailedError, SignalException):
         return 1
     return 0
+
+
+def _kill_workers(agent: Any, _group: object) -> None:
+    """Ends the others when a worker has died: without it they can compute nothing, nor write a checkpoint.
+
+    torchrun would ask them with SIGTERM and wait; one that hangs, or is stopped, would keep the restart waiting.
+    """
+    left = agent._remaining_restarts
+    sys.stderr.write(f"a training process died or hung; all are ended ({left} restarts left)\n")
+    agent._shutdown(death_sig=signal.SIGKILL)
 
 
 def understood(arguments: list[str]) -> list[str]:

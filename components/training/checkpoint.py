@@ -86,13 +86,23 @@ class CheckpointStore:
         self._retain(step)
         return final
 
-    def newest(self) -> Path | None:
-        """The newest checkpoint that verifies; those that do not are named in the log and passed over."""
+    def abandon(self, step: int) -> None:
+        """Removes the temporary folder of a step that could not be written: the disk may be full of it."""
+        shutil.rmtree(self.partial(step), ignore_errors=True)
+
+    def newest(self, *, at_most: int | None = None) -> Path | None:
+        """The newest checkpoint that verifies; those that do not are named in the log and passed over.
+
+        Args:
+            at_most: pass over those of later steps as well.
+        """
         found = self._found()
         pointed = self._pointed()
         if found and pointed != found[-1][0]:
             _log.warning("%s names step %s, the newest checkpoint is that of step %d", POINTER, pointed, found[-1][0])
-        for _, folder in reversed(found):
+        for step, folder in reversed(found):
+            if at_most is not None and step > at_most:
+                continue
             try:
                 verify(folder)
             except CheckpointError as error:
@@ -137,8 +147,8 @@ class CheckpointStore:
 
     def _folders(self) -> list[tuple[int, Path]]:
         """All that is named like a checkpoint, by step."""
-        named = [(path.name.removeprefix(_PREFIX), path) for path in self.folder.glob(f"{_PREFIX}*")]
-        return sorted((int(number), path) for number, path in named if number.isdecimal())
+        named = [(step_of(path.name), path) for path in self.folder.glob(f"{_PREFIX}*")]
+        return sorted((step, path) for step, path in named if step >= 0)
 
     def _pointed(self) -> int | None:
         try:
@@ -155,8 +165,10 @@ class CheckpointStore:
     def _retain(self, step: int) -> None:
         """Keeps the checkpoint of `step`, just committed, and the newest ones before it."""
         self.discard_above(step)
-        for _, folder in self._found()[: -self.keep]:
-            shutil.rmtree(folder, ignore_errors=True)
+        kept = self._found()[-self.keep :]
+        for one in self._folders():
+            if one not in kept:  # what a kill has left of an earlier deletion as well
+                shutil.rmtree(one[1], ignore_errors=True)
 
 
 def verify(folder: Path) -> None:
@@ -239,3 +251,9 @@ def forget_old_runs(root: Path, name: str, *, keep: int) -> None:
 
 def _name(step: int) -> str:
     return f"{_PREFIX}{step:08d}"
+
+
+def step_of(name: str) -> int:
+    """The step in the name of a checkpoint; -1 for another name."""
+    number = name.removeprefix(_PREFIX)
+    return int(number) if name.startswith(_PREFIX) and number.isdecimal() else -1

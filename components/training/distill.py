@@ -21,6 +21,10 @@ class DistillParams(TrainingParams):
 
     objective: DistillationParams = Field(default=DistillationParams(), description="losses, heads and centring")
 
+    def prototypes(self) -> int:
+        """Columns of the DINO head, which are the teacher's."""
+        return self.objective.dino_head.prototypes
+
     def batch_groups(self) -> dict[str, int]:
         """The group of KoLeo: a student has no stochastic depth."""
         return koleo_groups(self.objective)

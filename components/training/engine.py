@@ -41,14 +41,13 @@ if _without_mlflow:
 with mock.patch.object(compiler, "compile", return_value=lambda function: function):
     import deepspeed.runtime.zero.muon.original_muon
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 
-
-def join_processes(device: str) -> None:
+def join_processes(device: str, *, timeout: float = 600.0) -> None:
     """Makes the process group from torchrun's variables.
 
     Args:
         device: `cpu` (gloo) or `cuda` (nccl).
+        timeout: seconds that a process waits for the others before it ends with an error.
     """
     # DeepSpeed would compile a shared-memory extension on a CPU, which only its inference uses.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -56,7 +55,7 @@ def join_processes(device: str) -> None:
         torch.cuda.set_device(own_device(device))
     # DeepSpeed calls collectives by names that torch is about to rename
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
-    deepspeed.init_distributed("gloo" if device == "cpu" else "nccl", timeout=COLLECTIVE_TIMEOUT, verbose=False)
+    deepspeed.init_distributed("gloo" if device == "cpu" else "nccl", timeout=timedelta(seconds=timeout), verbose=False)
 
 
 def own_device(device: str) -> str:

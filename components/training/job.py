@@ -34,6 +34,10 @@ class Job:
         device: `cpu` or `cuda`.
         processes: training processes on this machine.
         threads: CPU threads of each.
+        restarts: times that the processes are started again after one died or hung.
+        collective_seconds: that a process waits for the others.
+        mirror: `s3://BUCKET/PREFIX` for copies of the checkpoints; None: there are none.
+        s3_endpoint: URL of an S3-compatible server; None for AWS.
         run_key: tracking run to log to; None: nothing is logged.
         stage_pid: process that wants the result; without it training ends.
         initial: weights to begin with, written by `prepare_initial`; None: from the seed.
@@ -56,6 +60,10 @@ class Job:
     device: str
     processes: int
     threads: int
+    restarts: int
+    collective_seconds: float
+    mirror: str | None
+    s3_endpoint: str | None
     run_key: str | None
     stage_pid: int
     initial: Path | None = None

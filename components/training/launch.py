@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ from components.data.tables import read_table
 from components.errors import UserError
 from components.models.backbone import artifact_hash
 from components.settings import Settings
-from components.training.checkpoint import CheckpointStore, forget_old_runs
+from components.tracking.locking import file_lock
+from components.training.bucket_copies import BucketCopies
+from components.training.checkpoint import LOCK, CheckpointStore, forget_old_runs
 from components.training.initial import InitialLock, prepare_initial
 from components.training.job import Job
 from components.training.nodes import Nodes
@@ -88,6 +91,7 @@ class Training:
         upstream = artifact_hash(inputs.teacher) if inputs.teacher else self._initial.digest
         self._key = run_key(name, params, self._ids, upstream)
         self._checkpoints = settings.checkpoints / self._key
+        self._copies = self._bucket_copies()
 
     def _check_images(self) -> None:
         processes, images = self._settings.all_processes, len(self._ids)
@@ -102,14 +106,37 @@ class Training:
 
     def resume_key(self) -> str | None:
         """Tracking run of the interrupted training that this one goes on from; None: it starts afresh."""
+        self._fetch_copy()
         state = CheckpointStore(self._checkpoints).peek()
-        total = self._params.total_steps(len(self._ids))
-        if state is None or not resumable(state, total_steps=total, code=code_digest()):
+        return state["run_key"] if state is not None and self._resumable(state) else None
+
+    def _resumable(self, state: Mapping[str, Any]) -> bool:
+        total, health = self._params.total_steps(len(self._ids)), self._params.health.model_dump(mode="json")
+        return resumable(state, total_steps=total, code=code_digest(), health=health)
+
+    def _bucket_copies(self) -> BucketCopies | None:
+        address, keep = self._settings.checkpoint_mirror, self._params.checkpoint.keep
+        if address is None:
             return None
-        return state["run_key"]  # type: ignore[no-any-return]
+        return BucketCopies(address, self._key, endpoint=self._settings.s3_endpoint, keep=keep)
+
+    def _fetch_copy(self) -> None:
+        """Gets a newer checkpoint than this machine has, before the processes start: they would wait for each other.
+
+        Raises:
+            UserError: if the bucket cannot be read.
+        """
+        if self._copies is None:
+            return
+        self._checkpoints.mkdir(parents=True, exist_ok=True)
+        with file_lock(self._checkpoints / LOCK, blocking=False) as mine:
+            if mine:
+                self._copies.fetch(
+                    CheckpointStore(self._checkpoints, keep=self._params.checkpoint.keep), self._resumable
+                )
 
     def run(self, *, artifact: Path, history: Path, tracking: str | None) -> dict[str, float]:
-        """Trains; see `run_job` for what it raises.
+        """Trains; see `run_job` for what else it raises.
 
         Args:
             artifact: folder to write the backbone to.
@@ -118,6 +145,9 @@ class Training:
 
         Returns:
             Metrics of the run.
+
+        Raises:
+            UserError: if copies of checkpoints are wanted and the bucket cannot be read.
         """
         metrics = self._run(artifact, history, tracking)
         forget_old_runs(self._settings.checkpoints, self._name, keep=KEPT_RUNS)
@@ -129,6 +159,7 @@ class Training:
         self._run(nowhere, nowhere, None)
 
     def _run(self, artifact: Path, history: Path, tracking: str | None) -> dict[str, float]:
+        self._fetch_copy()
         with tempfile.TemporaryDirectory(prefix="selfsight-initial-") as folder:
             initial = prepare_initial(self._initial, self._params.model, Path(folder))
             return run_job(self._job(artifact, history, tracking, initial))
@@ -153,6 +184,10 @@ class Training:
             device=self._device,
             processes=self._settings.processes,
             threads=self._settings.thread_count(),
+            restarts=self._settings.restarts,
+            collective_seconds=self._settings.collective_seconds,
+            mirror=self._settings.checkpoint_mirror,
+            s3_endpoint=self._settings.s3_endpoint,
             run_key=tracking,
             stage_pid=os.getpid(),
             initial=initial,

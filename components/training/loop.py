@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -17,10 +17,12 @@ from components.tracking import Run, progress, system_metrics
 from components.training.clipping import GradientNorms
 from components.training.ema import MovingAverage
 from components.training.engine import Engine
-from components.training.health import Health
-from components.training.history import History
+from components.training.health import Setback
 from components.training.recipe import TrainingParams
 from components.training.schedules import Schedules, StepValues
+from components.training.skipped_batches import SkippedBatches, parts_of_all
+from components.training.standing import Standing
+from components.training.throughput import Throughput, Waiting
 from components.training.training_state import TrainingState
 
 _log = logging.getLogger(__name__)
@@ -31,11 +33,8 @@ class Preempted(Exception):
     """Training was asked to stop; a checkpoint of where it stands has been written."""
 
 
-class Loader(Protocol):
+class Loader(Waiting, Protocol):
     """Gives the batches of each step."""
-
-    waited_s: float
-    """Seconds spent waiting for batches."""
 
     def iterate(self, start: int, stop: int, *, micros: int = 1) -> Iterator[CropBatch]:
         """Batches of steps `start` to before `stop`, each step in `micros` parts."""
@@ -50,21 +49,7 @@ class Report(NamedTuple):
     finite: bool
     stop: bool
     save: bool
-
-
-@dataclass
-class Standing:
-    """How far a run is; all of it goes into checkpoints.
-
-    Attributes:
-        step: steps done, skipped ones included.
-        history: metrics so far.
-        health: skipped steps.
-    """
-
-    step: int
-    health: Health
-    history: History = field(default_factory=History)
+    setback: Setback | None = None
 
 
 class TrainingLoop:
@@ -79,6 +64,7 @@ class TrainingLoop:
         recorded: JSON values that every checkpoint carries.
         stop: whether to stop with a checkpoint after the step that runs.
         run: where process 0 logs; None on the others.
+        evidence: where process 0 records the images of steps that went wrong; None on the others.
         name: shown in progress.
     """
 
@@ -93,6 +79,7 @@ class TrainingLoop:
         recorded: dict[str, Any],
         stop: Callable[[], bool],
         run: Run | None,
+        evidence: SkippedBatches | None,
         name: str,
     ) -> None:
         self._engine = engine
@@ -103,6 +90,7 @@ class TrainingLoop:
         self._recorded = recorded
         self._stop = stop
         self._run = run
+        self._evidence = evidence
         self._name = name
         self._norms = GradientNorms([shard.name for shard in engine.shards], params.clip)
         self._saved_at = self._told_at = time.monotonic()
@@ -114,30 +102,60 @@ class TrainingLoop:
             Preempted: after `stop` and a checkpoint.
             UserError: when training is given up, or a disk is full.
         """
-        micros, total = self._engine.micro_batches, self._schedules.steps
-        batches = loader.iterate(standing.step, total, micros=micros)
-        window = _Window(loader)
-        for step in self._shown(range(standing.step, total)):
-            report = self._step(step, batches, standing)
-            window.images += self._params.batch_size
-            if (step + 1) % self._params.log_every == 0 or step + 1 == total:
-                self._log_row(standing, self._schedules.at(step), window)
-                window = _Window(loader)
-            if report.stop or report.save or step + 1 == total:
-                self.save(standing)
-            if report.stop and step + 1 < total:
-                raise Preempted
+        try:
+            while not self._train(loader, standing):
+                pass
+        finally:
+            self._publish_evidence()
+
+    def _train(self, loader: Loader, standing: Standing) -> bool:
+        """Trains to the end, or until a checkpoint was put back; whether it is the end."""
+        total, health = self._schedules.steps, standing.health
+        window = Throughput(loader)
+        with closing(self._batches(loader, standing)) as batches:
+            for step in self._shown(range(standing.step, total)):
+                passed = health.passes_over(step)
+                report = self._pass_over(step, standing) if passed else self._step(step, batches, standing)
+                window.images += 0 if passed else self._params.batch_size
+                if report.setback is not None and self._goes_back(standing, report.setback):
+                    return False
+                if (step + 1) % self._params.log_every == 0 or step + 1 == total:
+                    self._log_row(standing, self._schedules.at(step), window)
+                    window = Throughput(loader)
+                if report.stop or (report.save and not health.troubled) or step + 1 == total:
+                    self.save(standing)
+                if report.stop and step + 1 < total:
+                    raise Preempted
+        return True
+
+    def _batches(self, loader: Loader, standing: Standing) -> Generator[CropBatch, None, None]:
+        """The batches of the steps that are not passed over."""
+        start = standing.step
+        for first, stop in [*standing.health.passed_over, (self._schedules.steps, self._schedules.steps)]:
+            if start < first:
+                yield from loader.iterate(start, first, micros=self._engine.micro_batches)
+            start = max(start, stop)
+
+    def _goes_back(self, standing: Standing, setback: Setback) -> bool:
+        """Puts the newest checkpoint before a setback back, if the run may and there is one. A collective."""
+        health = standing.health
+        folder = None
+        if health.may_roll_back():
+            # what went wrong may be in the weights already some steps before it shows
+            folder = self._state.newest_before(health.before(setback)) or self._state.newest_before(setback.first)
+        if folder is None:
+            health.endure(setback)
+            return False
+        rollbacks = health.rollbacks
+        standing.restore(self._state.load(folder))
+        self._state.start_at(standing.step)
+        health.rolled_back(setback, step=standing.step, rollbacks=rollbacks)
+        return True
 
     def save(self, standing: Standing) -> None:
         """Writes a checkpoint. A collective."""
         began = time.monotonic()
-        values = {
-            **self._recorded,
-            "history": standing.history.as_json(),
-            "skipped": standing.health.skipped,
-            "skipped_in_a_row": standing.health.in_a_row,
-        }
-        self._state.save(standing.step, values)
+        self._state.save(standing.step, {**self._recorded, **standing.as_json()})
         self._saved_at = time.monotonic()
         if self._run is not None:
             self._run.log_metrics({"checkpoint_seconds": self._saved_at - began}, step=standing.step)
@@ -150,13 +168,13 @@ class TrainingLoop:
             step=step, seed=self._params.seed, teacher_temperature=values.teacher_temperature, measure=measure
         )
         parts: list[dict[str, torch.Tensor]] = []
-        ids: list[str] = []
+        ids: list[tuple[str, ...]] = []
         for micro in range(self._engine.micro_batches):
             batch = next(batches)
             losses: Losses = self._engine.forward(batch=batch, state=state)
             self._engine.backward(losses.loss, last=micro + 1 == self._engine.micro_batches)
             parts.append(losses.parts)
-            ids += batch.ids
+            ids.append(batch.ids)
         gradients = self._engine.gradients()
         report = self._reduce(parts, self._norms.squares(gradients))
         standing.step = step + 1
@@ -165,14 +183,38 @@ class TrainingLoop:
             self._engine.step(values)
             self._average.update(values.momentum)
             objective.commit()
-            standing.health.good()
-            norms = {f"gradient_norm.{name}": norm for name, norm in self._named_norms(report)}
-            standing.history.add({**report.parts, **norms})
+            standing.history.add({**report.parts, **self._named_norms(report)})
+            setback = standing.health.good(step, report.parts)
+            if standing.health.spiking:
+                self._record(step, "spike", report, parts, ids)
         else:
             self._engine.skip()
             objective.reject()
-            standing.health.bad(step, tuple(ids))
-        return report
+            setback = standing.health.bad(step)
+            self._record(step, "not finite", report, parts, ids)
+        return report._replace(setback=setback)
+
+    def _pass_over(self, step: int, standing: Standing) -> Report:
+        standing.step = step + 1
+        return Report({}, torch.empty(0), finite=True, stop=False, save=False)
+
+    def _record(
+        self,
+        step: int,
+        reason: str,
+        report: Report,
+        parts: Sequence[dict[str, torch.Tensor]],
+        ids: Sequence[tuple[str, ...]],
+    ) -> None:
+        """Writes down which images were in a step that went wrong. A collective."""
+        found = parts_of_all([(part["loss"].item(), one) for part, one in zip(parts, ids, strict=True)])
+        if self._evidence is not None:
+            self._evidence.add(step, reason, self._named_norms(report), found)
+
+    def _publish_evidence(self) -> None:
+        if self._evidence is not None and self._run is not None and not self._evidence.published:
+            self._run.log_artifact(self._evidence.path, "health")
+            self._evidence.published = True
 
     def _reduce(self, parts: Sequence[dict[str, torch.Tensor]], squares: torch.Tensor) -> Report:
         """Adds up over processes, in one collective: metrics, squares of norms, and the wishes to stop or to save."""
@@ -192,10 +234,11 @@ class TrainingLoop:
         finite = bool(norms.isfinite().all()) and bool(torch.isfinite(means[names.index("loss")]))
         return Report(found, norms.sqrt(), finite, stop, save)
 
-    def _named_norms(self, report: Report) -> Iterable[tuple[str, float]]:
-        return zip(self._norms.modules, report.norms.tolist(), strict=True)
+    def _named_norms(self, report: Report) -> dict[str, float]:
+        names = [f"gradient_norm.{module}" for module in self._norms.modules]
+        return dict(zip(names, report.norms.tolist(), strict=True))
 
-    def _log_row(self, standing: Standing, values: StepValues, window: "_Window") -> None:
+    def _log_row(self, standing: Standing, values: StepValues, window: Throughput) -> None:
         row = standing.history.close(standing.step)
         if dist.get_rank() == 0 and time.monotonic() - self._told_at >= TELL_SECONDS:
             self._told_at = time.monotonic()
@@ -208,7 +251,13 @@ class TrainingLoop:
             "momentum": values.momentum,
             "teacher_temperature": values.teacher_temperature,
         }
-        health = {"skipped_steps": standing.health.skipped}
+        health = {
+            "skipped_steps": standing.health.skipped,
+            "skipped_share": standing.health.skipped / max(standing.trained, 1),
+            "passed_over_steps": standing.step - standing.trained,
+            "rollbacks": standing.health.rollbacks,
+        }
+        self._publish_evidence()
         system = system_metrics(Path.cwd())
         self._run.log_metrics({**row, **scheduled, **health, **window.rates(), **system}, step=standing.step)
 
@@ -216,21 +265,3 @@ class TrainingLoop:
         if dist.get_rank():
             return steps
         return progress(steps, total=len(steps), description=self._name, unit="step")
-
-
-class _Window:
-    """Speed since the last row."""
-
-    def __init__(self, loader: Loader) -> None:
-        self.images = 0
-        self._loader = loader
-        self._waited = loader.waited_s
-        self._began = time.monotonic()
-
-    def rates(self) -> dict[str, float]:
-        """Images a second over all processes, and the share of the time that waited for data."""
-        seconds = max(time.monotonic() - self._began, 1e-9)
-        return {
-            "images_per_second": self.images / seconds,
-            "data_wait_share": (self._loader.waited_s - self._waited) / seconds,
-        }

@@ -37,6 +37,10 @@ class PretrainParams(TrainingParams):
         """Parameters of the chosen objective."""
         return _params_of(self.method, self.objective)
 
+    def prototypes(self) -> int:
+        """Columns of the DINO head."""
+        return self.objective.dino_head.prototypes
+
     def batch_groups(self) -> dict[str, int]:
         """Groups of KoLeo and of stochastic depth, where there is such."""
         objective = cast(DINOv2Params, self.method_params())

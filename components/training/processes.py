@@ -36,7 +36,8 @@ KEEP_FREED_MEMORY = {
 def run_job(job: Job) -> dict[str, float]:
     """Trains in processes of their own until done.
 
-    Their output goes where this process's goes. SIGTERM or Ctrl-C here becomes a checkpoint there.
+    Their output goes where this process's goes. SIGTERM or Ctrl-C here becomes a checkpoint there. When one of them
+    dies or hangs, all are started again, as often as the job allows, and go on from the last checkpoint.
 
     Returns:
         Metrics of the run.
@@ -82,7 +83,8 @@ def _command(job: Job, spec: Path) -> list[str]:
         "components.training.agent",
         *Nodes(job.nodes, job.node_rank, job.rendezvous).torchrun_options(),
         f"--nproc-per-node={job.processes}",
-        "--max-restarts=0",
+        # with several machines each agent knows only its own processes: the scheduler starts all of them again
+        f"--max-restarts={job.restarts if job.nodes == 1 else 0}",
         f"{SHUTDOWN_OPTION}={math.ceil(GRACE_SECONDS)}",
         "-m",
         "components.training.worker",

@@ -26,6 +26,7 @@ NOT_MATHEMATICS: dict[str, Any] = {
     "steps": True,
     "log_every": True,
     "checkpoint": True,
+    "health": True,
     "engine": {"zero_stage", "micro_batch", "persistence_threshold"},
 }
 """Parameters that another machine or a longer run may change: recorded in checkpoints, not part of their key."""
@@ -58,7 +59,7 @@ class TrainingParams(Params):
     groups: GroupParams = Field(default=GroupParams(), description="differences between parameters")
     clip: ClipParams = Field(default=ClipParams(), description="bound of the gradient")
     engine: EngineParams = Field(default=EngineParams(), description="sharding and precision")
-    health: HealthParams = Field(default=HealthParams(), description="when to give up")
+    health: HealthParams = Field(default=HealthParams(), description="when to go back, and when to give up")
     checkpoint: CheckpointParams = Field(default=CheckpointParams(), description="checkpoints")
     resize: int | None = Field(
         default=None,
@@ -120,6 +121,10 @@ class TrainingParams(Params):
         self._check_groups(micro or share)
         return share
 
+    def prototypes(self) -> int | None:
+        """Columns of the head that the health measures look at, if there is one."""
+        return None
+
     def batch_groups(self) -> dict[str, int]:
         """Sizes of the groups of images that the objective looks at together, by key."""
         return {}
@@ -170,7 +175,7 @@ def run_key(name: str, params: TrainingParams, ids: list[str], upstream: str = "
     return f"{name}-{digest.hexdigest()[:16]}"
 
 
-def resumable(state: Mapping[str, Any], *, total_steps: int, code: str) -> bool:
+def resumable(state: Mapping[str, Any], *, total_steps: int, code: str, health: Mapping[str, Any]) -> bool:
     """Whether a run may go on from a checkpoint.
 
     An interrupted run may, also with mended code or another length. One that was completed may not, unless it would
@@ -181,9 +186,11 @@ def resumable(state: Mapping[str, Any], *, total_steps: int, code: str) -> bool:
         state: `state.json` of the checkpoint.
         total_steps: of the run that wants to go on.
         code: `code_digest` of its code.
+        health: its section `health`, which decides what was passed over.
     """
     if state["step"] >= state["total_steps"]:
-        return bool(state["total_steps"] == total_steps and state["code"] == code)
+        same = (state["total_steps"], state["code"], state["health_params"]) == (total_steps, code, health)
+        return bool(same)
     return bool(state["step"] <= total_steps)
 
 

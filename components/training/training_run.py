@@ -22,21 +22,28 @@ from components.parameters import validate
 from components.tracking import Run, attach_run
 from components.tracking.locking import file_lock
 from components.training import distill, pretrain
+from components.training.bucket_copies import BucketCopies
 from components.training.checkpoint import LOCK, CheckpointStore
 from components.training.ema import MovingAverage
 from components.training.engine import Engine, join_processes, own_device
 from components.training.health import Health
-from components.training.history import History
 from components.training.initial import load_initial
 from components.training.job import Job
-from components.training.loop import Standing, TrainingLoop
+from components.training.loop import TrainingLoop
+from components.training.mirror import Mirror
 from components.training.parameter_groups import parameter_groups
 from components.training.recipe import TrainingParams, resumable
 from components.training.schedules import Schedules
+from components.training.skipped_batches import SKIPPED_BATCHES, SkippedBatches
+from components.training.standing import Standing
 from components.training.training_state import TrainingState
 
 _log = logging.getLogger(__name__)
 SOLE_WRITER_SECONDS = 60.0
+LAST_COPY_SECONDS = 600.0
+"""How long the copy of the last checkpoint may take."""
+PREEMPTED_COPY_SECONDS = 20.0
+"""The same when training was stopped: SIGKILL comes a minute after SIGTERM."""
 
 
 def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
@@ -54,13 +61,14 @@ def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
         Preempted: after `stop` and a checkpoint.
     """
     torch.set_num_threads(job.threads)
-    join_processes(job.device)
+    join_processes(job.device, timeout=job.collective_seconds)
     if job.nodes > 1:
         _require_same_work(job)
     if dist.get_rank():
         return _train(job, stop, None)
-    with _sole_writer(job.checkpoints), attach_run(job.run_key) if job.run_key else nullcontext() as run:
-        return _train(job, stop, run)
+    tracking = attach_run(job.run_key) if job.run_key else nullcontext()
+    with _sole_writer(job.checkpoints), tracking as run, _mirror(job) as mirror:
+        return _train(job, stop, run, mirror)
 
 
 def _require_same_work(job: Job) -> None:
@@ -81,7 +89,7 @@ def _require_same_work(job: Job) -> None:
             )
 
 
-def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, float]:
+def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror | None = None) -> dict[str, float]:
     params = job_params(job)
     ids = read_table(job.curated / "ids.parquet")["id"].to_pylist()
     share = params.share(dist.get_world_size())
@@ -90,8 +98,10 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, flo
     groups = parameter_groups(objective.named_parameters(), params.groups, depth=params.model.depth)
     engine = Engine(objective, groups, params.engine, images=share, device=job.device)
     average = MovingAverage(engine.layout, engine.shards, objective.ema_pairs())
-    state = TrainingState(engine, average, CheckpointStore(job.checkpoints, keep=params.checkpoint.keep))
-    standing = Standing(step=0, health=Health(params.health))
+    state = TrainingState(engine, average, _store(job, params), mirror)
+    health = Health(params.health, prototypes=params.prototypes(), steps=schedules.steps)
+    standing = Standing(step=0, health=health)
+    evidence = SkippedBatches(job.checkpoints / SKIPPED_BATCHES) if dist.get_rank() == 0 else None
     recorded = {
         "run_key": job.run_key,
         "processes": dist.get_world_size(),
@@ -99,11 +109,25 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None) -> dict[str, flo
         "zero_stage": params.engine.zero_stage,
         "total_steps": schedules.steps,
         "code": job.code,
+        "health_params": params.health.model_dump(mode="json"),
     }
     if run is not None:
         run.set_tags({"device": job.device, **{name: str(recorded[name]) for name in ("processes", "zero_stage")}})
     _resume(state, job, standing, recorded)
-    loop = TrainingLoop(engine, average, state, params, schedules, recorded=recorded, stop=stop, run=run, name=job.name)
+    if evidence is not None and standing.step == 0:
+        evidence.start_anew()
+    loop = TrainingLoop(
+        engine,
+        average,
+        state,
+        params,
+        schedules,
+        recorded=recorded,
+        stop=stop,
+        run=run,
+        evidence=evidence,
+        name=job.name,
+    )
     _announce(job, params, engine, schedules)
     reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
     loader = crop_loader(reader, ids, params, device=job.device)
@@ -190,7 +214,7 @@ def _metrics(standing: Standing, params: TrainingParams, images: int) -> dict[st
     """Pure numbers: nothing of when or where."""
     return {
         "images": images,
-        "images_seen": standing.step * params.batch_size,
+        "images_seen": standing.trained * params.batch_size,
         "skipped_steps": standing.health.skipped,
         "steps": standing.step,
         **{f"final.{name}": value for name, value in standing.history.final().items()},
@@ -201,23 +225,44 @@ def _resume(state: TrainingState, job: Job, standing: Standing, recorded: dict[s
     """Puts the newest whole checkpoint back, if there is one that this run can go on from."""
     chosen: list[Path | None] = [None]
     if dist.get_rank() == 0:
-        chosen[0] = state.newest(lambda found: resumable(found, total_steps=recorded["total_steps"], code=job.code))
+        chosen[0] = state.newest(
+            lambda found: resumable(
+                found, total_steps=recorded["total_steps"], code=job.code, health=recorded["health_params"]
+            )
+        )
     dist.broadcast_object_list(chosen)
     if chosen[0] is None:
-        if dist.get_rank() == 0:
-            state.start_at(0)
+        state.start_at(0)
         return
     found = state.load(chosen[0])
-    standing.step = found["step"]
-    standing.history = History.from_json(found["history"])
-    standing.health.skipped = found["skipped"]
-    standing.health.in_a_row = found["skipped_in_a_row"]
+    standing.restore(found)
+    state.start_at(standing.step)
     if dist.get_rank() == 0:
-        state.start_at(standing.step)
         _log.info("%s goes on from step %d of %d", job.name, standing.step, recorded["total_steps"])
         for name, value in recorded.items():
             if name != "run_key" and found.get(name) != value:
                 _log.warning("%s was %s at the checkpoint and is %s now", name, found.get(name), value)
+
+
+def _store(job: Job, params: TrainingParams) -> CheckpointStore:
+    return CheckpointStore(job.checkpoints, keep=params.checkpoint.keep)
+
+
+@contextmanager
+def _mirror(job: Job) -> Iterator[Mirror | None]:
+    """Copies of the checkpoints, if the job asks for them; at the end the last one is waited for."""
+    if job.mirror is None:
+        yield None
+        return
+    params = job_params(job)
+    copies = BucketCopies(job.mirror, job.checkpoints.name, endpoint=job.s3_endpoint, keep=params.checkpoint.keep)
+    mirror = Mirror(copies, _store(job, params))
+    patience = PREEMPTED_COPY_SECONDS
+    try:
+        yield mirror
+        patience = LAST_COPY_SECONDS
+    finally:
+        mirror.close(patience)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from components.training.checkpoint import STATE, CheckpointError, CheckpointSto
 from components.training.ema import MovingAverage
 from components.training.engine import Engine
 from components.training.layouts import MOMENTS, Shard
+from components.training.mirror import Mirror
 
 FORMAT = 1
 BUFFERS = "buffers.safetensors"
@@ -37,12 +38,16 @@ class TrainingState:
         engine: trained weights and moments.
         average: their averages.
         store: where checkpoints are.
+        mirror: makes copies of them, on process 0; None: there are none.
     """
 
-    def __init__(self, engine: Engine, average: MovingAverage, store: CheckpointStore) -> None:
+    def __init__(
+        self, engine: Engine, average: MovingAverage, store: CheckpointStore, mirror: Mirror | None = None
+    ) -> None:
         self._engine = engine
         self._average = average
         self._store = store
+        self._mirror = mirror
 
     def save(self, step: int, values: Mapping[str, Any]) -> None:
         """Writes a checkpoint at a step boundary. A collective.
@@ -55,24 +60,42 @@ class TrainingState:
             UserError: on every process, if a disk is full; earlier checkpoints are untouched.
         """
         first = dist.get_rank() == 0
-        _together(lambda: self._store.begin(step) if first else None)
-        digests: dict[str, str] = {}
-        for part in _together(lambda: self._write_files(self._store.partial(step), step, values)):
-            digests.update(part)
-        _together(lambda: self._store.commit(step, digests) if first else None)
+        try:
+            _together(lambda: self._store.begin(step) if first else None)
+            digests: dict[str, str] = {}
+            for part in _together(lambda: self._write_files(self._store.partial(step), step, values)):
+                digests.update(part)
+            folder, *_ = _together(lambda: self._store.commit(step, digests) if first else None)
+        except (UserError, RuntimeError):
+            if first:
+                self._store.abandon(step)
+            raise
+        if self._mirror is not None and folder is not None:
+            self._mirror.put(folder)
 
     def newest(self, accept: Callable[[dict[str, Any]], bool]) -> Path | None:
         """The newest checkpoint that verifies, if its `state.json` is accepted."""
         found = self._store.newest()
         return found if found is not None and accept(read_state(found)) else None
 
+    def newest_before(self, step: int) -> Path | None:
+        """The newest checkpoint that verifies and does not hold a step or any after it. A collective."""
+        chosen: list[Path | None] = [None]
+        if dist.get_rank() == 0:
+            chosen[0] = self._store.newest(at_most=step)
+        dist.broadcast_object_list(chosen)
+        return chosen[0]
+
     def start_at(self, step: int) -> None:
-        """Removes the checkpoints above the step at which a run starts; for process 0 alone, before its first `save`.
+        """Removes the checkpoints above the step at which a run starts, on process 0, before its first `save`.
 
         Args:
             step: of the checkpoint that was loaded; 0: the run starts anew.
         """
-        self._store.discard_above(step)
+        if dist.get_rank() == 0:
+            self._store.discard_above(step)
+        if self._mirror is not None:
+            self._mirror.start_at(step)
 
     def load(self, folder: Path) -> dict[str, Any]:
         """Puts a verified checkpoint back. A collective.

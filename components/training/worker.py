@@ -37,7 +37,12 @@ class Stop:
 
 
 def main(spec: Path) -> None:
-    """Does the job, leaves an answer beside it, and exits."""
+    """Does the job, leaves an answer beside it, and exits.
+
+    With an answer the exit code is 0, whatever it says: torchrun starts processes again that end otherwise.
+    """
+    if Answer.read(spec.parent) is not None:
+        _leave(0)
     job = Job.read(spec)
     die_with([job.stage_pid])
     stop = Stop()
@@ -52,12 +57,13 @@ def main(spec: Path) -> None:
     except BaseException:
         traceback.print_exc()
         _leave(1)
-    if answer.code or dist.get_node_local_rank() == 0:  # each machine waits for an answer of its own
-        _leave_answer(answer, spec.parent)
-    _leave(answer.code)
+    # each machine waits for an answer of its own
+    must_answer = answer.code or dist.get_node_local_rank() == 0
+    answered = _leave_answer(answer, spec.parent) if must_answer else True
+    _leave(0 if answered else answer.code)
 
 
-def _leave_answer(answer: Answer, folder: Path) -> None:
+def _leave_answer(answer: Answer, folder: Path) -> bool:
     """Writes the answer; where that cannot be done, its message goes to the log, so that the reason is not lost."""
     try:
         answer.write(folder)
@@ -65,6 +71,8 @@ def _leave_answer(answer: Answer, folder: Path) -> None:
         _log.error("%s: %s", folder, error.strerror)
         if answer.what:
             _log.error("%s: %s", answer.what, answer.remedy)
+        return False
+    return True
 
 
 def _leave(code: int) -> NoReturn:

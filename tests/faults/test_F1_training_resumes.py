@@ -4,85 +4,23 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
 from components.training.checkpoint import POINTER
-from tests.tiny_training import PRETRAIN, make_data
-
-ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 120
-STEPS = 30
-RESULTS = ("pretrain/model.safetensors", "pretrain/heads.safetensors", "pretrain.csv", "pretrain.json")
-
-
-def prepare(folder: Path) -> Path:
-    make_data(folder)
-    # a checkpoint after every step: a kill comes when one was just written, or is being written
-    params = {**PRETRAIN, "steps": STEPS, "checkpoint": {"seconds": 1e-3, "keep": 3}}
-    (folder / "params.json").write_text(json.dumps(params))
-    return folder
-
-
-def start(folder: Path) -> "subprocess.Popen[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SELFSIGHT_")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.tiny_training", str(folder), str(folder / "params.json")],
-        cwd=ROOT,
-        env={**environment, "SELFSIGHT_HOME": str(folder), "SELFSIGHT_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finish(folder: Path) -> str:
-    process = start(folder)
-    output, _ = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, output
-    return output
-
-
-def steps_saved(folder: Path) -> list[int]:
-    return sorted(int(path.name[-8:]) for path in folder.glob(".checkpoints/*/step-*"))
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
-def run_until_saved(folder: Path, step: int) -> "subprocess.Popen[str]":
-    process = start(folder)
-    wait_until(lambda: process.poll() is not None or (steps_saved(folder) or [0])[-1] >= step, f"step {step}")
-    assert process.poll() is None, process.communicate()[0]
-    return process
-
-
-def still_training(folder: Path) -> list[int]:
-    """Processes that were started for this folder."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("SELFSIGHT_HOME") == str(folder) and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def assert_same(folder: Path, reference: Path) -> None:
-    for name in RESULTS:
-        assert (folder / name).read_bytes() == (reference / name).read_bytes(), name
+from tests.faults.training_program import (
+    SECONDS,
+    STEPS,
+    assert_same,
+    finish,
+    prepare,
+    run_until_saved,
+    start,
+    steps_saved,
+    still_training,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +86,7 @@ def test_F7_a_full_disk_under_the_artifact_is_one_line_and_the_next_run_finishes
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "empty pointer"])
+@pytest.mark.parametrize("damage", ["flipped bit", "truncated", "missing", "empty pointer", "stale pointer"])
 def test_F2_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     killed: Path, left_alone: Path, tmp_path: Path, damage: str
 ) -> None:
@@ -165,10 +103,10 @@ def test_F2_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     elif damage == "missing":
         shard.unlink()
     else:
-        (checkpoint.parent / POINTER).write_text("")
+        (checkpoint.parent / POINTER).write_text("" if "empty" in damage else json.dumps({"step": before}))
     output = finish(folder)
-    named = POINTER if damage == "empty pointer" else f"{checkpoint.name} is damaged ({shard.name}"
-    taken = newest if damage == "empty pointer" else before
+    named = POINTER if "pointer" in damage else f"{checkpoint.name} is damaged ({shard.name}"
+    taken = newest if "pointer" in damage else before
     assert named in output
     assert f"goes on from step {taken} " in output
     assert_same(folder, left_alone)

@@ -20,6 +20,14 @@ from components.objectives.dinov2 import DINOv2Objective, DINOv2Params
 CONFIG = ViTConfig(image_size=16, patch_size=4, width=16, depth=2, heads=2, layer_scale=0.5, drop_path=0.3)
 HEAD = HeadParams(hidden=24, bottleneck=8, prototypes=12)
 IMAGES = 16
+MEASURES = (
+    "teacher_entropy",
+    "student_entropy",
+    "prototype_usage",
+    "feature_std",
+    "effective_rank",
+    "teacher_student_cosine",
+)
 SPLITS = {"rows on both": 5, "no rows on the second": 8}
 """Rows that the first process has of eight, for Sinkhorn alone."""
 
@@ -55,7 +63,8 @@ def train(centring: str, masked: str, rank: int, world: int) -> dict[str, Any]:
     losses = []
     for step in range(3):
         batch = batch_of(rank * share, (rank + 1) * share, masked)
-        loss = made(batch=batch, state=StepState(step, seed=0, teacher_temperature=0.05)).loss
+        result = made(batch=batch, state=StepState(step, seed=0, teacher_temperature=0.05, measure=True))
+        loss = result.loss
         made.zero_grad()
         loss.backward()
         mean = loss.detach().clone()
@@ -67,7 +76,10 @@ def train(centring: str, masked: str, rank: int, world: int) -> dict[str, Any]:
             dist.all_reduce(mean)
         losses.append(mean / world)
         made.commit()
-    return {"losses": torch.stack(losses), "state": made.state_dict()}
+    measures = torch.stack([result.parts[name] for name in MEASURES])
+    if world > 1:
+        dist.all_reduce(measures)
+    return {"losses": torch.stack(losses), "state": made.state_dict(), "measures": measures / world}
 
 
 CASES = [
@@ -104,6 +116,14 @@ def test_two_processes_train_as_one(two_processes: list[dict[str, Any]], centrin
     assert one["losses"].diff().abs().min() > 1e-3
     for name, value in one["state"].items():
         torch.testing.assert_close(two["state"][name], value, rtol=1e-3, atol=1e-4, msg=f"{name} differs")
+
+
+@pytest.mark.parametrize(("centring", "masked"), CASES)
+def test_health_measures_of_two_processes_are_those_of_one(
+    two_processes: list[dict[str, Any]], centring: str, masked: str
+) -> None:
+    one = train(centring, masked, 0, 1)["measures"]
+    torch.testing.assert_close(two_processes[0][f"{centring} {masked}"]["measures"], one, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SPLITS)

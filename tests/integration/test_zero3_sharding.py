@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Found:
-    """What each case gave on process 0, by number of processes; two read the checkpoint that one wrote."""
+    """What each case gave on process 0, by number of processes."""
     for processes in (1, 2):
         run_ranks("tests.integration.zero3_cases", processes, str(folder))
     return {processes: torch.load(folder / f"results-{processes}-0.pt", weights_only=True) for processes in (1, 2)}
@@ -107,7 +107,20 @@ def test_a_resumed_run_is_bitwise_the_uninterrupted_one(found: Found, processes:
     assert result["values"]["note"] == "kept"
 
 
-def test_F6_two_processes_go_on_from_the_checkpoint_of_one(found: Found) -> None:
-    restored, resumed = found[2]["checkpoint"]["elastic"]["world-1"]
-    assert distance(restored, found[1]["checkpoint"]["saved"]) == 0
-    assert distance(resumed, found[1]["checkpoint"]["straight"]) < TOLERANCE
+@pytest.fixture(scope="module")
+def elastic(folder: Path, found: Found) -> dict[tuple[int, int], dict[str, Any]]:
+    """What came of the checkpoint of some processes on another number of them, by both numbers."""
+    for reader, writers in ((1, [2]), (2, [1]), (3, [2])):
+        run_ranks("tests.integration.zero3_cases", reader, str(folder), *(str(folder / f"world-{w}") for w in writers))
+    read = {reader: torch.load(folder / f"elastic-{reader}-0.pt", weights_only=True) for reader in (1, 2, 3)}
+    return {(int(name[-1]), reader): one for reader, found in read.items() for name, one in found.items()}
+
+
+@pytest.mark.parametrize("change", [(2, 1), (1, 2), (2, 3)], ids=lambda change: f"{change[0]} to {change[1]}")
+def test_F6_another_number_of_processes_goes_on_from_the_checkpoint(
+    found: Found, elastic: dict[tuple[int, int], dict[str, Any]], change: tuple[int, int]
+) -> None:
+    written, read = found[change[0]]["checkpoint"], elastic[change]
+    assert distance(read["restored"], written["saved"]) == 0
+    assert distance(read["resumed"], written["straight"]) < TOLERANCE
+    assert (torch.tensor(read["curve"]) - torch.tensor(written["curve"])).abs().max() < TOLERANCE

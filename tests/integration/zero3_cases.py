@@ -124,8 +124,7 @@ def save_and_go_on(folder: Path) -> dict[str, Any]:
     trainer.engine.module.get_buffer("centre").fill_(0.25)
     trainer.state(here).save(5, {"note": "kept"})
     saved = trainer.whole()
-    for number in range(5, 10):
-        trainer.step(number)
+    curve = [trainer.step(number) for number in range(5, 10)]
     again = Trainer()
     loaded = again.state(here).load(here / "step-00000005")
     restored = again.whole()
@@ -134,17 +133,18 @@ def save_and_go_on(folder: Path) -> dict[str, Any]:
         again.step(number)
     found: dict[str, Any] = {
         "saved": saved, "restored": restored, "centre": centre, "values": loaded,
-        "straight": trainer.whole(), "resumed": again.whole(), "elastic": {},
+        "straight": trainer.whole(), "resumed": again.whole(), "curve": curve,
     }  # fmt: skip
-    for other in sorted(folder.glob("world-*")):
-        if other != here:
-            elastic = Trainer()
-            elastic.state(other).load(other / "step-00000005")
-            restored = elastic.whole()
-            for number in range(5, 10):
-                elastic.step(number)
-            found["elastic"][other.name] = (restored, elastic.whole())
     return found
+
+
+def go_on_from(other: Path) -> dict[str, Any]:
+    """Trains on from the checkpoint of another number of processes."""
+    elastic = Trainer()
+    elastic.state(other).load(other / "step-00000005")
+    restored = elastic.whole()
+    curve = [elastic.step(number) for number in range(5, 10)]
+    return {"restored": restored, "resumed": elastic.whole(), "curve": curve}
 
 
 def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -165,12 +165,14 @@ def cases(folder: Path) -> Iterator[tuple[str, Callable[[], Any]]]:
 
 
 def main() -> None:
-    """Runs every case and leaves the results of this process."""
-    folder = Path(sys.argv[1])
+    """Runs every case, or goes on from given checkpoints, and leaves the results of this process."""
+    folder, *others = map(Path, sys.argv[1:])
     torch.set_num_threads(1)
     join_processes("cpu")
-    results = {name: case() for name, case in cases(folder)}
-    torch.save(results, folder / f"results-{dist.get_world_size()}-{dist.get_rank()}.pt")
+    own = cases(folder) if not others else ((other.name, lambda other=other: go_on_from(other)) for other in others)
+    results = {name: case() for name, case in own}
+    name = "elastic" if others else "results"
+    torch.save(results, folder / f"{name}-{dist.get_world_size()}-{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -54,7 +54,7 @@ def test_shapes_and_masks() -> None:
 
 
 @pytest.mark.parametrize(("world", "micros"), [(2, 1), (4, 1), (1, 2), (2, 2)])
-def test_the_parts_of_a_step_are_the_step(world: int, micros: int) -> None:
+def test_F6_the_parts_of_a_step_are_the_step(world: int, micros: int) -> None:
     whole = loader().batch(5)
     parts = [
         loader(rank=rank, world_size=world).batch(5, micro=micro, micros=micros)

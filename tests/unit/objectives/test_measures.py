@@ -28,3 +28,10 @@ def test_effective_rank_counts_directions() -> None:
 
 def test_effective_rank_of_equal_rows_is_one() -> None:
     assert measures.effective_rank(torch.ones(8, 16)).item() == pytest.approx(1.0)
+
+
+def test_F5_the_rank_of_features_that_are_no_numbers_is_none_instead_of_an_error() -> None:
+    features = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    features[3, 2] = torch.nan
+    assert measures.effective_rank(features).isnan()
+    assert measures.feature_std(features).isnan()

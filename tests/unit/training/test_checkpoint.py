@@ -1,7 +1,10 @@
 import json
 import logging
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,8 +129,6 @@ def test_a_folder_that_does_not_exist_holds_none(tmp_path: Path, caplog: pytest.
 
 
 def test_old_runs_are_forgotten_but_none_that_trains(tmp_path: Path) -> None:
-    import os
-
     for age, name in enumerate(["pretrain-c", "pretrain-b", "pretrain-a", "distill-a"]):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
@@ -183,3 +184,64 @@ def test_a_kill_while_removing_leaves_no_earlier_checkpoint_of_a_completed_run(
         store.discard_above(0)
     assert store.newest() == store.folder / "step-00000030"
     assert removed == [store.folder / "step-00000020"]
+
+
+def test_the_newest_at_most_a_step_passes_over_later_ones(store: CheckpointStore) -> None:
+    assert store.newest(at_most=29) == store.folder / "step-00000020"
+    assert store.newest(at_most=19) is None
+
+
+def test_F7_what_could_not_be_written_leaves_its_room(store: CheckpointStore) -> None:
+    write_durably(store.begin(40) / "shard.bin", b"half")
+    store.abandon(40)
+    assert not store.partial(40).exists()
+    assert store.newest() == store.folder / "step-00000030"
+
+
+class Killed(BaseException):
+    """The process is gone: nothing after it is done."""
+
+
+def test_F1_after_a_kill_at_any_file_operation_a_whole_checkpoint_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dies before the first operation of a write, then before the second, and so on, until one is not killed."""
+    operations = [(os, "fsync"), (os, "mkdir"), (os, "rename"), (os, "replace"), (os, "unlink"), (os, "rmdir")]
+    real = {name: getattr(module, name) for module, name in operations}
+    left = [0]
+
+    def dying(name: str) -> Callable[..., Any]:
+        def operation(*args: Any, **options: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return real[name](*args, **options)
+
+        return operation
+
+    def save_and_die(store: CheckpointStore, step: int, after: int) -> bool:
+        left[0] = after
+        with monkeypatch.context() as patched:
+            for module, name in operations:
+                patched.setattr(module, name, dying(name))
+            try:
+                save(store, step)
+            except Killed:
+                return True
+        return False
+
+    for after in range(100):
+        store = CheckpointStore(tmp_path / f"run-{after}", keep=1)
+        save(store, 10)
+        save(store, 20)
+        killed = save_and_die(store, 30, after)
+        again = CheckpointStore(store.folder, keep=1)
+        newest = again.newest()
+        assert newest is not None
+        assert newest.name in ("step-00000020", "step-00000030"), after
+        verify(newest)
+        assert save(again, 40) == again.newest()
+        assert [path.name for path in store.folder.glob("step-*")] == ["step-00000040"]
+        if not killed:
+            break
+    assert after > 10, "operations are counted"

@@ -33,6 +33,10 @@ def test_torchrun_gives_a_checkpoint_the_time_that_is_promised() -> None:
     assert parsed.shutdown_timeout >= processes.GRACE_SECONDS
 
 
+def test_F4_torchrun_starts_processes_again_as_often_as_the_settings_say() -> None:
+    assert get_args_parser().parse_args(understood(arguments_for_torchrun())).max_restarts == JOB.restarts == 2
+
+
 def test_a_torchrun_that_has_no_such_option_gives_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch 2.11."""
     monkeypatch.delattr(LaunchConfig, "shutdown_timeout")

@@ -127,6 +127,7 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
         params(steps=None, epochs=3.0),
         params(log_every=5),
         params(checkpoint={"seconds": 1.0, "keep": 9}),
+        params(health={"max_rollbacks": 3}),
         params(engine={"zero_stage": 1, "micro_batch": 2, "persistence_threshold": 0}),
     ]
     assert {run_key("pretrain", one, IDS) for one in carried_out} == {key}
@@ -146,14 +147,16 @@ def test_the_key_ignores_how_a_run_is_carried_out_and_nothing_else() -> None:
 
 
 def test_an_interrupted_run_resumes_and_a_completed_one_only_if_it_would_be_the_same() -> None:
-    interrupted = {"step": 5, "total_steps": 10, "code": "a"}
-    completed = {"step": 10, "total_steps": 10, "code": "a"}
-    assert resumable(interrupted, total_steps=10, code="b")
-    assert resumable(interrupted, total_steps=20, code="a")
-    assert not resumable(interrupted, total_steps=4, code="a")
-    assert resumable(completed, total_steps=10, code="a")
-    assert not resumable(completed, total_steps=10, code="b")
-    assert not resumable(completed, total_steps=20, code="a")
+    interrupted = {"step": 5, "total_steps": 10, "code": "a", "health_params": {"margin": 1}}
+    completed = {**interrupted, "step": 10}
+    same = {"margin": 1}
+    assert resumable(interrupted, total_steps=10, code="b", health={})
+    assert resumable(interrupted, total_steps=20, code="a", health=same)
+    assert not resumable(interrupted, total_steps=4, code="a", health=same)
+    assert resumable(completed, total_steps=10, code="a", health=same)
+    assert not resumable(completed, total_steps=10, code="b", health=same)
+    assert not resumable(completed, total_steps=20, code="a", health=same)
+    assert not resumable(completed, total_steps=10, code="a", health={"margin": 2})
 
 
 def test_small_images_are_not_cropped_for_evaluation() -> None:

@@ -38,11 +38,19 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseExcep
 def test_F7_a_full_disk_is_answered_with_its_remedy(
     work: Callable[[BaseException], int], tmp_path: Path, number: int
 ) -> None:
-    assert work(OSError(number, "full")) == 2
+    assert work(OSError(number, "full")) == 0, "torchrun would start it again"
     answer = Answer.read(tmp_path)
     assert answer is not None
     assert (answer.code, answer.what) == (2, "no space left while training distill")
     assert "run again" in answer.remedy
+
+
+def test_F4_a_process_that_is_started_again_after_an_answer_ends_at_once(
+    work: Callable[[BaseException], int], tmp_path: Path
+) -> None:
+    Answer(75, {}).write(tmp_path)
+    assert work(RuntimeError("not reached")) == 0
+    assert Answer.read(tmp_path) == Answer(75, {})
 
 
 def test_another_error_is_shown_and_not_answered(

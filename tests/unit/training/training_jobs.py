@@ -19,6 +19,10 @@ JOB = Job(
     device="cpu",
     processes=2,
     threads=1,
+    restarts=2,
+    collective_seconds=600.0,
+    mirror=None,
+    s3_endpoint=None,
     run_key=None,
     stage_pid=7,
 )
