@@ -96,7 +96,9 @@ def tiled_heads(
         rows.append(teacher_patch[: patches.real])
     shared = teacher.ibot_head is None
     # both rules of a shared head while its weight is at hand
-    calls = [(teacher.dino_head.prototypes, rows if shared else rows[:1], centrings)]
+    calls: list[tuple[Prototypes, list[Tensor], Sequence[Centring]]] = [
+        (teacher.dino_head.prototypes, rows if shared else rows[:1], centrings)
+    ]
     if not shared and len(rows) > 1:
         assert teacher.ibot_head is not None
         calls.append((teacher.ibot_head.prototypes, rows[1:], centrings[1:]))

@@ -136,7 +136,7 @@ class _TiledCrossEntropy(torch.autograd.Function):
             return work.total
 
         # inside, so that the teacher's weight is gathered too, but outside of differentiation
-        total = teacher(sections[0].teacher.flatten(0, 1), read=read).clone()
+        total: Tensor = teacher(sections[0].teacher.flatten(0, 1), read=read).clone()
         ctx.gradients = work.gradients() if wanted else None
         return total
 
@@ -185,8 +185,8 @@ class _Work:
         sums, products = torch.zeros_like(weights), torch.zeros_like(weights)
         for chunk, target in zip(chunks, probabilities, strict=True):
             logits = self._columns.logits(rows, chunk, self._factors).view(shape)
-            for part, wanted in section.pairs(target.view(len(section.teacher), weights.shape[1], -1)):
-                products[part] += (logits[part] * wanted).sum(dim=-1)
+            for learners, wanted in section.pairs(target.view(len(section.teacher), weights.shape[1], -1)):
+                products[learners] += (logits[learners] * wanted).sum(dim=-1)
             exponentials.append(logits.exp_())
             sums += logits.sum(dim=-1)
         masses = section.masses()
@@ -201,8 +201,8 @@ class _Work:
             made = torch.zeros_like(rows, dtype=torch.float32)
             for chunk, target, part in zip(chunks, probabilities, exponentials, strict=True):
                 part.mul_(inverse)
-                for some, wanted in section.pairs(target.view(len(section.teacher), weights.shape[1], -1)):
-                    part[some].sub_(wanted)
+                for learners, wanted in section.pairs(target.view(len(section.teacher), weights.shape[1], -1)):
+                    part[learners].sub_(wanted)
                 part.mul_(self._columns.inverse[chunk])
                 self._add(chunk, part.view(len(rows), -1), scaled, made)
             made.mul_((weights / self._temperature).reshape(-1, 1))

@@ -77,6 +77,7 @@ class Training:
         params.share(settings.processes)
         self._ids: list[str] = read_table(inputs.curated / "ids.parquet")["id"].to_pylist()
         self._check_images()
+        params.phases(params.total_steps(len(self._ids)))
         upstream = artifact_hash(inputs.teacher) if inputs.teacher else ""
         self._key = run_key(name, params, self._ids, upstream)
         self._checkpoints = settings.checkpoints / self._key

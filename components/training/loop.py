@@ -20,7 +20,7 @@ from components.training.engine import Engine
 from components.training.health import Health
 from components.training.history import History
 from components.training.recipe import TrainingParams
-from components.training.schedules import Schedules, StepValues
+from components.training.schedules import Schedule, StepValues
 from components.training.training_state import TrainingState
 
 _log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class TrainingLoop:
         average: MovingAverage,
         state: TrainingState,
         params: TrainingParams,
-        schedules: Schedules,
+        schedules: Schedule,
         *,
         recorded: dict[str, Any],
         stop: Callable[[], bool],
