@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -116,7 +116,7 @@ class CropLoader:
             step=step,
         )
 
-    def iterate(self, start: int, stop: int, *, micros: int = 1) -> Iterator[CropBatch]:
+    def iterate(self, start: int, stop: int, *, micros: int = 1) -> Generator[CropBatch, None, None]:
         """Batches of the steps from `start` to before `stop`, each in `micros` parts, made ahead in the background."""
         wanted = [(step, micro) for step in range(start, stop) for micro in range(micros)]
         if self._workers == 0:

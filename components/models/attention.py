@@ -1,16 +1,21 @@
 """Self-attention over packed crops: linear layers run on all tokens at once, attention per crop size."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from components.errors import UserError
 from components.models.layers import Linear
 
 Shape = tuple[int, int]
+Kernel = Literal["plain", "flash", "efficient"]
+_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
 
 
 def packed_attention(
@@ -23,26 +28,71 @@ def packed_attention(
         shapes: (crops, tokens of a crop) of each size, in the order of the rows.
         heads: attention heads.
     """
-    if qkv.device.type == "cpu" and max(tokens for _, tokens in shapes) <= _plain_limit(qkv):
+    longest = max(tokens for _, tokens in shapes)
+    training = qkv.requires_grad and torch.is_grad_enabled()
+    kernel = attention_kernel(qkv.device.type, qkv.dtype, longest, training=training)
+    if kernel == "plain":
         apply: Callable[..., Tensor] = _PlainAttention.apply
         return apply(qkv, shapes, heads)
+    # on a CPU there is one fused kernel; in training on a GPU the one that is wanted runs, or nothing does
+    required = sdpa_kernel(_BACKENDS[kernel]) if qkv.is_cuda and training else nullcontext()
     parts = []
-    for (batch, tokens), part in zip(shapes, _sections(qkv, shapes), strict=True):
-        query, key, value = _per_head(part, batch, heads).unbind(0)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        parts.append(attended.transpose(1, 2).reshape(batch * tokens, -1))
+    with required:
+        for (batch, tokens), part in zip(shapes, _sections(qkv, shapes), strict=True):
+            query, key, value = _per_head(part, batch, heads).unbind(0)
+            attended = F.scaled_dot_product_attention(query, key, value)
+            parts.append(attended.transpose(1, 2).reshape(batch * tokens, -1))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def _plain_limit(qkv: Tensor) -> int:
-    """Tokens up to which, on a CPU, product, softmax and product are not slower than the flash kernel.
+def attention_kernel(device: str, dtype: torch.dtype, tokens: int, *, training: bool) -> Kernel:
+    """The kernel for crops of at most so many tokens.
 
-    Measured on one Zen 4 core, flash over plain, 17 to 577 tokens. In bfloat16: 7.3 to 1.5 in training, 2.0 to 1.2
-    without gradients. In float32: 1.1 to 0.95 in training, 0.8 to 0.6 without gradients.
+    On a GPU a fused one: flash, which knows 16 bits only, or the memory-efficient one in fp32. On a CPU the
+    plain one up to the length at which flash is not slower, measured on one Zen 4 core, flash over plain, 17 to 577
+    tokens. In bfloat16: 7.3 to 1.5 in training, 2.0 to 1.2 without gradients. In float32: 1.1 to 0.95 in training, 0.8
+    to 0.6 without gradients.
+
+    Args:
+        device: `cpu` or `cuda`.
+        dtype: of queries, keys and values.
+        tokens: of the largest crop.
+        training: whether a gradient will be asked for.
     """
-    if qkv.dtype != torch.float32:
-        return 1024
-    return 128 if qkv.requires_grad and torch.is_grad_enabled() else 0
+    if device != "cpu":
+        return "efficient" if dtype == torch.float32 else "flash"
+    limit = 1024 if dtype != torch.float32 else 128 if training else 0
+    return "plain" if tokens <= limit else "flash"
+
+
+def require_kernel(device: str, dtype: torch.dtype, *, head_width: int, tokens: Sequence[int]) -> str:
+    """Checks that the kernels of training run on this device.
+
+    Args:
+        device: `cpu`, `cuda` or `cuda:N`.
+        dtype: of the activations.
+        head_width: of one head.
+        tokens: of a crop of each size, larger first.
+
+    Returns:
+        Which they are, in words, for the record of the run.
+
+    Raises:
+        UserError: when a GPU has no such kernel: any other takes a multiple of the time and memory, silently.
+    """
+    kind = torch.device(device).type
+    kernel = attention_kernel(kind, dtype, max(tokens), training=True)
+    if kind != "cpu":
+        probe = torch.zeros(max(tokens), 3 * head_width, dtype=dtype, device=device, requires_grad=True)
+        try:
+            torch.autograd.grad(packed_attention(probe, [(1, max(tokens))], 1).sum(), probe)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"this GPU has no {kernel} attention for heads of {head_width} in {dtype} ({reason})",
+                remedy="take engine.precision bf16 and heads of at most 256, a multiple of 8, or train on a CPU",
+            ) from None
+    return f"{kernel} ({kind}, {str(dtype).removeprefix('torch.')}, {max(tokens)} tokens)"
 
 
 def _sections(x: Tensor, shapes: Sequence[Shape]) -> Sequence[Tensor]:
@@ -101,6 +151,8 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.attend = packed_attention
+        """Where a compiler has to stop, it is told so here."""
         self.qkv = Linear(width, 3 * width)
         self.projection = Linear(width, width)
 
@@ -121,6 +173,6 @@ class Attention(nn.Module):
         Returns:
             Float[rows or wanted, width].
         """
-        attended = packed_attention(self.qkv(x), shapes, self.heads)
+        attended = self.attend(self.qkv(x), shapes, self.heads)
         projected: Tensor = self.projection(attended if wanted is None else attended.index_select(0, wanted))
         return projected

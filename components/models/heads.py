@@ -1,7 +1,7 @@
 """Projection heads from tokens to prototypes, and their file."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -15,6 +15,9 @@ from torch.nn import functional as F
 from components.errors import UserError
 from components.models.layers import INITIAL_STD, Linear
 
+Reading = Callable[[Tensor, Tensor], Tensor]
+"""Makes something of rows and of the weight of the prototypes."""
+
 
 class Prototypes(nn.Module):
     """Cosine of each row with each prototype: a linear layer with rows of unit norm (weight norm with gain 1)."""
@@ -24,9 +27,15 @@ class Prototypes(nn.Module):
         self.weight = nn.Parameter(torch.empty(count, dim))
         nn.init.trunc_normal_(self.weight, std=INITIAL_STD)
 
-    def forward(self, x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows prototypes"]:
-        """Logits in [-1, 1] for rows of unit norm."""
-        return F.linear(x, F.normalize(self.weight, dim=-1))
+    def forward(self, x: Float[Tensor, "rows dim"], *, read: Reading | None = None) -> Tensor:
+        """Logits in [-1, 1] for rows of unit norm, Float[rows, prototypes].
+
+        Args:
+            x: rows of unit norm.
+            read: what to return instead, made from the rows and the weight: under ZeRO-3 a weight is whole only inside
+                the forward of its module.
+        """
+        return F.linear(x, F.normalize(self.weight, dim=-1)) if read is None else read(x, self.weight)
 
 
 class PrototypeHead(nn.Module):
@@ -51,7 +60,11 @@ class PrototypeHead(nn.Module):
 
     def forward(self, x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows prototypes"]:
         """Cosine of each row with each prototype."""
-        return cast(Tensor, self.prototypes(F.normalize(self.mlp(x), dim=-1)))
+        return cast(Tensor, self.prototypes(self.bottleneck(x)))
+
+    def bottleneck(self, x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows bottleneck"]:
+        """Rows of unit norm, which the prototypes are compared with."""
+        return F.normalize(self.mlp(x), dim=-1)
 
 
 def save_heads(heads: Mapping[str, PrototypeHead], path: Path) -> None:

@@ -1,12 +1,14 @@
 """Vision transformer that takes crops of several sizes in one forward."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self, overload
+from functools import partial
+from typing import Literal, NamedTuple, Self, cast, overload
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.models.attention import Shape
 from components.models.block import NORM_EPS, Block, Wanted, split_sizes
@@ -89,6 +91,8 @@ class VisionTransformer(nn.Module):
         )
         self.blocks = nn.ModuleList(_block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
+        self.recompute = False
+        """Whether a block keeps only its input for the backward pass, which computes the rest again."""
 
     @overload
     def forward(
@@ -123,7 +127,7 @@ class VisionTransformer(nn.Module):
         batches = [images] if isinstance(images, Tensor) else images
         packed, shapes = self._embed(batches, masks)
         for block, kept in zip(self.blocks, self._kept(rng, shapes, packed.device), strict=True):
-            packed = block(packed, shapes=shapes, kept=kept)
+            packed = self._run(block, packed, shapes, kept, None)
         tokens = self._unpack(self.norm(packed), shapes)
         return tokens[0] if isinstance(images, Tensor) else tokens
 
@@ -151,7 +155,7 @@ class VisionTransformer(nn.Module):
         kept = self._kept(rng, shapes, packed.device)
         for number, block in enumerate(self.blocks):
             last = number == len(self.blocks) - 1
-            packed = block(packed, shapes=shapes, kept=kept[number], wanted=wanted if last else None)
+            packed = self._run(block, packed, shapes, kept[number], wanted if last else None)
         parts = torch.split(self.norm(packed), counts)
         return [Readout(cls, rows) for cls, rows in zip(parts[::2], parts[1::2], strict=True)]
 
@@ -183,6 +187,20 @@ class VisionTransformer(nn.Module):
         tokens = self.embedding(images, masks if masks is not None else [None] * len(images))
         shapes = [(part.shape[0], part.shape[1]) for part in tokens]
         return torch.cat([part.flatten(0, 1) for part in tokens]), shapes
+
+    def _run(
+        self,
+        block: nn.Module,
+        packed: Tensor,
+        shapes: Sequence[Shape],
+        kept: Sequence[Tensor] | None,
+        wanted: Wanted | None,
+    ) -> Tensor:
+        """One block; nothing in it is drawn, so that computing it again gives the same."""
+        call = partial(block, shapes=shapes, kept=kept, wanted=wanted)
+        if self.recompute and torch.is_grad_enabled() and packed.requires_grad:
+            return cast(Tensor, checkpoint(call, packed, use_reentrant=False, preserve_rng_state=False))
+        return cast(Tensor, call(packed))
 
     def _kept(
         self, rng: DropPathRng | None, shapes: list[Shape], device: torch.device

@@ -84,6 +84,17 @@ class Branch(nn.Module):
         both: Tensor = self.dino_head(torch.cat([cls, patches]))
         return both[: len(cls)], both[len(cls) :]
 
+    def bottlenecks(
+        self, cls: Float[Tensor, "rows width"], patches: Float[Tensor, "patches width"] | None
+    ) -> tuple[Float[Tensor, "rows dim"], Float[Tensor, "patches dim"] | None]:
+        """What the prototypes are compared with, of class tokens and of patch tokens; a shared head runs once."""
+        if patches is None:
+            return self.dino_head.bottleneck(cls), None
+        if self.ibot_head is not None:
+            return self.dino_head.bottleneck(cls), self.ibot_head.bottleneck(patches)
+        both = self.dino_head.bottleneck(torch.cat([cls, patches]))
+        return both[: len(cls)], both[len(cls) :]
+
     def freeze(self) -> None:
         """Take the branch out of differentiation."""
         self.requires_grad_(requires_grad=False)

@@ -88,10 +88,18 @@ class SoftmaxCentring(nn.Module):
     def forward(self, logits: Float[Tensor, "rows prototypes"], temperature: float) -> Float[Tensor, "rows prototypes"]:
         """Probabilities of the rows; notes their sum for the next centre."""
         logits = logits.float()
-        count = torch.full((1,), float(len(logits)), device=logits.device)
-        contribution = torch.cat([logits.sum(dim=0), count])
-        self._pending = contribution if self._pending is None else self._pending + contribution
+        self.note(logits.sum(dim=0), len(logits))
         return ((logits - self.centre) / temperature).softmax(dim=-1)
+
+    def note(self, total: Float[Tensor, " prototypes"], rows: int) -> None:
+        """Notes rows for the next centre.
+
+        Args:
+            total: sum of their logits, fp32.
+            rows: how many there are.
+        """
+        contribution = torch.cat([total, torch.full((1,), float(rows), device=total.device)])
+        self._pending = contribution if self._pending is None else self._pending + contribution
 
     def commit(self) -> None:
         """Move the centre; a collective: every process calls it."""

@@ -4,7 +4,7 @@ from typing import ClassVar, NamedTuple, Self, cast
 
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from components.data.batch import CropBatch
@@ -15,7 +15,9 @@ from components.objectives import measures
 from components.objectives.base import Losses, Objective, StepState
 from components.objectives.branch import Branch, HeadParams, seeded_weights
 from components.objectives.centring import CentringName, make_centring
+from components.objectives.columns import LEAST_TEMPERATURE
 from components.objectives.losses import GLOBAL_VIEWS, dino_loss, ibot_loss, koleo_loss
+from components.objectives.tiled_heads import HeadLosses, HeadSettings, PatchWeights, tiled_heads
 from components.parameters import Params
 
 
@@ -43,6 +45,20 @@ class DINOv2Params(Params):
         description="images among which dropped samples are drawn; must divide those of a forward pass, "
         "or one forward pass must take the whole batch, which then is one group",
     )
+    tile_rows: int | None = Field(
+        default=None,
+        ge=1,
+        description="student rows whose logits exist at a time, at least the views of an image: the loss and its "
+        "gradient are made tile by tile; null: the logits of all rows at once",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.tile_rows is not None and self.student_temperature < LEAST_TEMPERATURE:
+            raise ValueError(
+                f"student_temperature {self.student_temperature} must be at least {LEAST_TEMPERATURE} with tile_rows"
+            )
+        return self
 
 
 class PatchRows(NamedTuple):
@@ -65,6 +81,14 @@ class Targets(NamedTuple):
 
     cls: Float[Tensor, "2 batch prototypes"]
     patches: Float[Tensor, "rows prototypes"] | None
+    features: Float[Tensor, "crops width"]
+
+
+class _Made(NamedTuple):
+    """Losses of the heads, tokens of the student by crop size, class tokens of the teacher."""
+
+    heads: HeadLosses
+    tokens: list[Readout]
     features: Float[Tensor, "crops width"]
 
 
@@ -139,6 +163,22 @@ class DINOv2Objective(Objective):
                 remedy="raise batch_size, or set koleo_weight to 0",
             )
         patches = self._patch_rows(batch, state) if params.ibot_weight > 0 else None
+        if params.tile_rows is None:
+            heads, tokens, features = self._whole_heads(batch, patches, state)
+        else:
+            heads, tokens, features = self._tiled_heads(batch, patches, state, params.tile_rows)
+        loss, parts = heads.loss, heads.parts
+        if params.koleo_weight > 0:
+            parts["koleo"] = self._koleo(tokens[0].cls, batch)
+            loss = loss + params.koleo_weight * parts["koleo"]
+        parts = {"loss": loss, **parts}
+        if state.measure:
+            parts |= heads.measures | self._measures(tokens[0].cls, features)
+        return Losses(loss, {name: value.detach() for name, value in parts.items()})
+
+    def _whole_heads(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> _Made:
+        """DINO and iBOT losses from the logits of all rows."""
+        params, images = self.params, len(batch.ids)
         targets = self._targets(batch, patches, state)
         tokens = self._student_tokens(batch, patches, state)
         cls = torch.cat([part.cls for part in tokens])
@@ -157,13 +197,33 @@ class DINOv2Objective(Objective):
                 temperature=params.student_temperature,
             )
             loss = loss + params.ibot_weight * parts["ibot"]
-        if params.koleo_weight > 0:
-            parts["koleo"] = self._koleo(tokens[0].cls, batch)
-            loss = loss + params.koleo_weight * parts["koleo"]
-        parts = {"loss": loss, **parts}
-        if state.measure:
-            parts |= self._measures(cls_logits[:GLOBAL_VIEWS], tokens[0].cls, targets)
-        return Losses(loss, {name: value.detach() for name, value in parts.items()})
+        measured = self._head_measures(cls_logits[:GLOBAL_VIEWS], targets.cls) if state.measure else {}
+        return _Made(HeadLosses(loss, parts, measured), tokens, targets.features)
+
+    def _tiled_heads(self, batch: CropBatch, patches: PatchRows | None, state: StepState, tile_rows: int) -> _Made:
+        """The same losses tile by tile."""
+        params = self.params
+        with torch.no_grad():
+            rows = None if patches is None else patches.rows
+            [teacher] = self.teacher.backbone.read_out(batch.crops[:1], [rows])
+        tokens = self._student_tokens(batch, patches, state)
+        heads = tiled_heads(
+            self.student,
+            self.teacher,
+            (Readout(torch.cat([part.cls for part in tokens]), tokens[0].patches), teacher),
+            (self.dino_centring, self.ibot_centring),
+            None if patches is None else PatchWeights(patches.weights, patches.real, len(batch.crops[0])),
+            HeadSettings(
+                params.dino_weight,
+                params.ibot_weight,
+                params.student_temperature,
+                state.teacher_temperature,
+                tile_rows,
+                state.measure,
+            ),
+            images=len(batch.ids),
+        )
+        return _Made(heads, tokens, teacher.cls)
 
     def _patch_rows(self, batch: CropBatch, state: StepState) -> PatchRows:
         """The masked patches of the global crops."""
@@ -204,21 +264,26 @@ class DINOv2Objective(Objective):
         return GLOBAL_VIEWS * koleo_loss(cls.view(-1, group if aligned else images, cls.shape[-1]))
 
     @torch.no_grad()
-    def _measures(
-        self, student_logits: Float[Tensor, "2 batch prototypes"], student: Tensor, targets: Targets
+    def _head_measures(
+        self, student_logits: Float[Tensor, "2 batch prototypes"], targets: Float[Tensor, "2 batch prototypes"]
     ) -> dict[str, Tensor]:
-        teacher = targets.cls.flatten(0, 1)
-        features = measures.rows_of_all_processes(targets.features)
+        teacher = targets.flatten(0, 1)
         student_probabilities = (student_logits.flatten(0, 1).float() / self.params.student_temperature).softmax(dim=-1)
-        found = {
+        return {
             "teacher_entropy": measures.entropy(teacher),
             "student_entropy": measures.entropy(student_probabilities),
             "prototype_usage": measures.prototype_usage(teacher),
+        }
+
+    @torch.no_grad()
+    def _measures(self, student: Tensor, teacher: Float[Tensor, "crops width"]) -> dict[str, Tensor]:
+        features = measures.rows_of_all_processes(teacher)
+        found = {
             "feature_std": measures.feature_std(features),
             "effective_rank": measures.effective_rank(features),
         }
-        if student.shape == targets.features.shape:
-            found["teacher_student_cosine"] = measures.teacher_student_cosine(student, targets.features)
+        if student.shape == teacher.shape:
+            found["teacher_student_cosine"] = measures.teacher_student_cosine(student, teacher)
         return found
 
 

@@ -30,6 +30,15 @@ class EngineParams(Params):
         ge=0,
         description="ZeRO-3 keeps parameters of up to so many elements gathered; null: 100,000, all with one process",
     )
+    activation_checkpointing: bool = Field(
+        default=False,
+        description="keep only the inputs of the blocks for the backward pass and compute the rest again: "
+        "same results, less memory, about a third more time",
+    )
+    compile: bool = Field(
+        default=False,
+        description="compile each block (torch.compile): another rounding; on a CPU it needs a C++ compiler",
+    )
 
 
 def deepspeed_config(

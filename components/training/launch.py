@@ -89,6 +89,7 @@ class Training:
         self._check_images()
         self._initial = inputs.initial or InitialLock()
         upstream = artifact_hash(inputs.teacher) if inputs.teacher else self._initial.digest
+        params.phases(params.total_steps(len(self._ids)))
         self._key = run_key(name, params, self._ids, upstream)
         self._checkpoints = settings.checkpoints / self._key
         self._copies = self._bucket_copies()

@@ -19,7 +19,7 @@ from components.training.ema import MovingAverage
 from components.training.engine import Engine
 from components.training.health import Setback
 from components.training.recipe import TrainingParams
-from components.training.schedules import Schedules, StepValues
+from components.training.schedules import Schedule, StepValues
 from components.training.skipped_batches import SkippedBatches, parts_of_all
 from components.training.standing import Standing
 from components.training.throughput import Throughput, Waiting
@@ -74,7 +74,7 @@ class TrainingLoop:
         average: MovingAverage,
         state: TrainingState,
         params: TrainingParams,
-        schedules: Schedules,
+        schedules: Schedule,
         *,
         recorded: dict[str, Any],
         stop: Callable[[], bool],

@@ -1,9 +1,9 @@
 """Self-supervised pretraining: what the stage's parameters are, and what is trained and kept."""
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor
 
 from components.models.backbone import Preprocess, save_backbone
@@ -11,7 +11,9 @@ from components.objectives import OBJECTIVES, Objective
 from components.objectives.branch import Branch
 from components.objectives.dinov2 import DINOv2Params
 from components.parameters import Params
-from components.training.recipe import TrainingParams
+from components.training.phases import HighResolutionParams, Phase
+from components.training.recipe import TrainingParams, check_sizes
+from components.training.schedules import Schedule, ScheduleInTurn, Schedules
 
 
 class PretrainParams(TrainingParams):
@@ -24,6 +26,9 @@ class PretrainParams(TrainingParams):
         "an artifact, an official .pth, a Hugging Face folder, models:/… or s3://…; null: weights from the seed",
     )
     objective: DINOv2Params = Field(default=DINOv2Params(), description="losses, heads and centring")
+    high_resolution: HighResolutionParams | None = Field(
+        default=None, description="a last phase on larger crops; null: none"
+    )
 
     @field_validator("objective")
     @classmethod
@@ -32,6 +37,34 @@ class PretrainParams(TrainingParams):
         if (method := info.data.get("method")) is not None:
             _params_of(method, objective)
         return objective
+
+    @model_validator(mode="after")
+    def _check_high_resolution(self) -> Self:
+        if self.high_resolution is not None:
+            check_sizes(self.high_resolution.views(self.views), self.model.patch_size, where="high_resolution")
+        return self
+
+    def phases(self, total: int) -> list[Phase]:
+        """The crops of `views`, then those of `high_resolution`."""
+        if self.high_resolution is None:
+            return super().phases(total)
+        switch = self.high_resolution.begins(total)
+        return [Phase(0, switch, self.views), Phase(switch, total, self.high_resolution.views(self.views))]
+
+    def schedules(self, total: int) -> Schedule:
+        """That of the run; with a schedule of its own for `high_resolution`, one after the other."""
+        if self.high_resolution is None or self.high_resolution.schedule is None:
+            return super().schedules(total)
+        switch = self.high_resolution.begins(total)
+        last = Schedules(self.high_resolution.schedule, total - switch, self.batch_size)
+        return ScheduleInTurn(Schedules(self.schedule, switch, self.batch_size), last)
+
+    def mathematics(self) -> dict[str, Any]:
+        """Without the phase that there is not: keys of runs stay those of before it could be had."""
+        values = super().mathematics()
+        if self.high_resolution is None:
+            del values["high_resolution"]
+        return values
 
     def method_params(self) -> Params:
         """Parameters of the chosen objective."""

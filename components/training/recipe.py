@@ -19,7 +19,8 @@ from components.training.clipping import ClipParams
 from components.training.engine_config import EngineParams
 from components.training.health import HealthParams
 from components.training.parameter_groups import GroupParams
-from components.training.schedules import ScheduleParams
+from components.training.phases import Phase
+from components.training.schedules import Schedule, ScheduleParams, Schedules
 
 NOT_MATHEMATICS: dict[str, Any] = {
     "epochs": True,
@@ -27,7 +28,8 @@ NOT_MATHEMATICS: dict[str, Any] = {
     "log_every": True,
     "checkpoint": True,
     "health": True,
-    "engine": {"zero_stage", "micro_batch", "persistence_threshold"},
+    "engine": {"zero_stage", "micro_batch", "persistence_threshold", "activation_checkpointing", "compile"},
+    "objective": {"tile_rows"},
 }
 """Parameters that another machine or a longer run may change: recorded in checkpoints, not part of their key."""
 
@@ -77,11 +79,7 @@ class TrainingParams(Params):
             raise ValueError(
                 f"batch_size {self.batch_size} must be at least 2: one image has no neighbour to differ from"
             )
-        for name in ("global_size", "local_size"):
-            size = getattr(self.views, name)
-            used = name == "global_size" or self.views.local_crops > 0
-            if used and size % self.model.patch_size:
-                raise ValueError(f"model.patch_size {self.model.patch_size} must divide views.{name} {size}")
+        check_sizes(self.views, self.model.patch_size, where="views")
         if self.model.channels != IMAGE_CHANNELS:
             raise ValueError(
                 f"model.channels {self.model.channels} must be {IMAGE_CHANNELS}: crops are red, green and blue"
@@ -101,6 +99,14 @@ class TrainingParams(Params):
         assert self.epochs is not None
         return max(1, math.ceil(self.epochs * images / self.batch_size))
 
+    def phases(self, total: int) -> list[Phase]:
+        """What the crops are in which of so many steps."""
+        return [Phase(0, total, self.views)]
+
+    def schedules(self, total: int) -> Schedule:
+        """Learning rate and its companions over so many steps."""
+        return Schedules(self.schedule, total, self.batch_size)
+
     def share(self, processes: int) -> int:
         """Images of one process and step.
 
@@ -117,6 +123,12 @@ class TrainingParams(Params):
             raise UserError(
                 f"engine.micro_batch {micro} does not divide the {share} images of a process",
                 remedy=f"take a divisor of {share}, or null",
+            )
+        if self.engine.compile and self.engine.zero_stage == 3 and processes > 1:
+            raise UserError(
+                "engine.compile with engine.zero_stage 3 on several processes, where each layer first gathers its "
+                "weights: nothing is left to fuse",
+                remedy="set engine.compile to false, or engine.zero_stage to 2",
             )
         self._check_groups(micro or share)
         return share
@@ -158,6 +170,19 @@ class TrainingParams(Params):
     def mathematics(self) -> dict[str, Any]:
         """The parameters that decide what is computed, as plain JSON values."""
         return self.model_dump(mode="json", exclude=NOT_MATHEMATICS)
+
+
+def check_sizes(views: ViewParams, patch_size: int, *, where: str) -> None:
+    """Whether patches fill the crops.
+
+    Raises:
+        ValueError: naming the key below `where`.
+    """
+    for name in ("global_size", "local_size"):
+        size = getattr(views, name)
+        used = name == "global_size" or views.local_crops > 0
+        if used and size % patch_size:
+            raise ValueError(f"model.patch_size {patch_size} must divide {where}.{name} {size}")
 
 
 def run_key(name: str, params: TrainingParams, ids: list[str], upstream: str = "") -> str:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 from pydantic import Field, model_validator
 
@@ -93,6 +93,42 @@ class Schedules:
         start, end = self.params.teacher_temperature, self.params.teacher_temperature_end
         warmup = round(self.params.teacher_warmup * self.steps)
         return end if step >= warmup else start + (end - start) * step / warmup
+
+
+class Schedule(Protocol):
+    """The values of every step of a run."""
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        ...
+
+    def at(self, step: int) -> StepValues:
+        """Values of a step, counted from 0."""
+        ...
+
+
+@dataclass(frozen=True)
+class ScheduleInTurn:
+    """A schedule that ends, and another one, with a warm-up of its own, for the steps after it.
+
+    Attributes:
+        first: of the steps before.
+        last: of the steps after, which it counts from 0.
+    """
+
+    first: Schedules
+    last: Schedules
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of both."""
+        return self.first.steps + self.last.steps
+
+    def at(self, step: int) -> StepValues:
+        """Values of a step, counted from 0 over both."""
+        switch = self.first.steps
+        return self.first.at(step) if step < switch else self.last.at(step - switch)
 
 
 def _cosine(start: float, end: float, progress: float) -> float:

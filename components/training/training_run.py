@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from components.data.loader import CropLoader, Reader
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.tables import read_table
+from components.data.views import ViewParams
 from components.errors import UserError, no_space_is_a_user_error
+from components.models.attention import require_kernel
 from components.objectives import Objective
 from components.parameters import validate
 from components.tracking import Run, attach_run
@@ -26,14 +29,16 @@ from components.training.bucket_copies import BucketCopies
 from components.training.checkpoint import LOCK, CheckpointStore
 from components.training.ema import MovingAverage
 from components.training.engine import Engine, join_processes, own_device
+from components.training.fast_path import checkpoint_activations, compile_blocks
 from components.training.health import Health
 from components.training.initial import load_initial
 from components.training.job import Job
 from components.training.loop import TrainingLoop
 from components.training.mirror import Mirror
 from components.training.parameter_groups import parameter_groups
+from components.training.phases import Phase, PhasedLoader
 from components.training.recipe import TrainingParams, resumable
-from components.training.schedules import Schedules
+from components.training.schedules import Schedule
 from components.training.skipped_batches import SKIPPED_BATCHES, SkippedBatches
 from components.training.standing import Standing
 from components.training.training_state import TrainingState
@@ -93,10 +98,14 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror |
     params = job_params(job)
     ids = read_table(job.curated / "ids.parquet")["id"].to_pylist()
     share = params.share(dist.get_world_size())
-    schedules = Schedules(params.schedule, params.total_steps(len(ids)), params.batch_size)
+    total = params.total_steps(len(ids))
+    schedules, phases = params.schedules(total), params.phases(total)
     objective = _objective(job, params)
     groups = parameter_groups(objective.named_parameters(), params.groups, depth=params.model.depth)
+    kernel = _attention(job, params, phases)
+    checkpoint_activations(objective, params.engine)
     engine = Engine(objective, groups, params.engine, images=share, device=job.device)
+    compile_blocks(engine.module, params.engine, device=job.device)
     average = MovingAverage(engine.layout, engine.shards, objective.ema_pairs())
     state = TrainingState(engine, average, _store(job, params), mirror)
     health = Health(params.health, prototypes=params.prototypes(), steps=schedules.steps)
@@ -113,6 +122,7 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror |
     }
     if run is not None:
         run.set_tags({"device": job.device, **{name: str(recorded[name]) for name in ("processes", "zero_stage")}})
+        run.set_tags({"attention": kernel})
     _resume(state, job, standing, recorded)
     if evidence is not None and standing.step == 0:
         evidence.start_anew()
@@ -130,7 +140,7 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror |
     )
     _announce(job, params, engine, schedules)
     reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
-    loader = crop_loader(reader, ids, params, device=job.device)
+    loader = PhasedLoader(phases, partial(crop_loader, reader, ids, params, device=job.device))
     try:
         loop.train(loader, standing)
     finally:
@@ -144,19 +154,22 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror |
     return _metrics(standing, params, len(ids))
 
 
-def crop_loader(reader: Reader, ids: list[str], params: TrainingParams, *, device: str) -> CropLoader:
+def crop_loader(
+    reader: Reader, ids: list[str], params: TrainingParams, views: ViewParams, *, device: str
+) -> CropLoader:
     """The batches of this process.
 
     Args:
         reader: gives the bytes of an image.
         ids: images to train on.
         params: of the run.
+        views: the crops.
         device: `cpu` or `cuda`; crops are made in a thread of their own.
     """
     return CropLoader(
         reader,
         ids,
-        views=params.views,
+        views=views,
         masks=params.masks,
         global_batch=params.batch_size,
         seed=params.seed,
@@ -186,7 +199,16 @@ def _objective(job: Job, params: TrainingParams) -> Objective:
     return objective
 
 
-def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Schedules) -> None:
+def _attention(job: Job, params: TrainingParams, phases: Sequence[Phase]) -> str:
+    """The attention kernel of this run, which a GPU must have."""
+    precision = torch.bfloat16 if params.engine.precision == "bf16" else torch.float32
+    sizes = [phase.views.global_size for phase in phases]
+    tokens = [1 + params.model.registers + (size // params.model.patch_size) ** 2 for size in sizes]
+    head_width = params.model.width // params.model.heads
+    return require_kernel(own_device(job.device), precision, head_width=head_width, tokens=tokens)
+
+
+def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Schedule) -> None:
     if dist.get_rank() == 0:
         for key, size in params.batch_groups().items():
             if params.batch_size % size:

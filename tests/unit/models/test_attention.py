@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch.nn import functional as F
 
-from components.models.attention import packed_attention
+from components.errors import UserError
+from components.models.attention import attention_kernel, packed_attention, require_kernel
 
 SHAPES = [(3, 5), (2, 7)]
 HEADS = 2
@@ -64,3 +66,33 @@ def test_gradient_may_come_in_any_layout() -> None:
     packed_attention(left, SHAPES, HEADS).sum().backward()
     reference(right).sum().backward()
     torch.testing.assert_close(left.grad, right.grad)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "tokens", "training", "kernel"),
+    [
+        ("cuda", torch.bfloat16, 257, True, "flash"),
+        ("cuda", torch.float32, 257, True, "efficient"),
+        ("cpu", torch.float32, 128, True, "plain"),
+        ("cpu", torch.float32, 129, True, "flash"),
+        ("cpu", torch.float32, 17, False, "flash"),
+        ("cpu", torch.bfloat16, 1024, False, "plain"),
+        ("cpu", torch.bfloat16, 1370, True, "flash"),
+    ],
+)
+def test_the_kernel_follows_from_device_precision_and_length(
+    device: str, dtype: torch.dtype, tokens: int, training: bool, kernel: str
+) -> None:
+    assert attention_kernel(device, dtype, tokens, training=training) == kernel
+
+
+def test_the_record_of_a_run_names_the_kernel() -> None:
+    found = require_kernel("cpu", torch.bfloat16, head_width=64, tokens=[257, 50])
+    assert found == "plain (cpu, bfloat16, 257 tokens)"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_must_have_the_flash_kernel() -> None:
+    assert require_kernel("cuda", torch.bfloat16, head_width=64, tokens=[257, 50]).startswith("flash")
+    with pytest.raises(UserError, match="no flash attention for heads of 512"):
+        require_kernel("cuda", torch.bfloat16, head_width=512, tokens=[257])

@@ -82,6 +82,20 @@ def test_readout_gives_the_gradients_that_forward_gives() -> None:
         torch.testing.assert_close(parameter.grad, whole[name], rtol=1e-4, atol=1e-4, msg=name)
 
 
+@pytest.mark.parametrize("drop_path", [0.0, 0.4])
+def test_blocks_that_are_computed_again_give_the_same_bits(drop_path: float) -> None:
+    gradients = []
+    for recompute in (False, True):
+        model = small(drop_path=drop_path)
+        model.recompute = recompute
+        rng = DropPathRng(seed=0, step=0, first=0, images=4, group=4)
+        parts = model.read_out([images(8, 16), images(12, 8)], [torch.tensor([1, 5, 30]), None], rng=rng)
+        sum(part.cls.square().sum() + part.patches.sum() for part in parts).backward()
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.grad is not None])
+    assert len(gradients[0]) == len(gradients[1]) > 20
+    assert all(torch.equal(left, right) for left, right in zip(*gradients, strict=True))
+
+
 def test_masked_patches_do_not_look_at_their_pixels() -> None:
     model = small()
     mask = torch.zeros(2, 16, dtype=torch.bool)

@@ -45,6 +45,22 @@ def test_F16_impossible_parameters_are_refused_with_key_and_remedy(changes: dict
     assert "params.yaml" in str(caught.value)
 
 
+def test_F16_compiled_blocks_whose_layers_gather_weights_are_refused() -> None:
+    engine = {"compile": True, "zero_stage": 3}
+    assert params(engine=engine).share(1) == 8
+    assert params(engine={**engine, "zero_stage": 2}).share(2) == 4
+    with pytest.raises(UserError, match=r"engine.compile with engine.zero_stage 3 on several processes"):
+        params(engine=engine).share(2)
+
+
+def test_how_a_step_is_computed_is_not_part_of_the_key() -> None:
+    changed = params(
+        engine={"activation_checkpointing": True, "compile": True, "micro_batch": 4},
+        objective={**PRETRAIN["objective"], "tile_rows": 8},
+    )
+    assert run_key("pretrain", changed, IDS) == run_key("pretrain", params(), IDS)
+
+
 def test_a_local_size_that_no_crop_uses_may_be_anything() -> None:
     assert params(views={"global_size": 16, "local_size": 99, "local_crops": 0}).views.local_crops == 0
 
