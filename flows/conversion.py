@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from components.models.conversion.convert import FORMATS, check_target, write
+from components.models.conversion.convert import check_target, write
 from components.models.conversion.imported import ImportOptions
 from components.models.conversion.source import read_source
 from components.parameters import validate
@@ -16,7 +16,7 @@ def convert(source: str, target: Path, to: str, options: dict[str, Any]) -> list
     Args:
         source: as for `load_backbone`.
         target: file or folder that does not exist.
-        to: one of `FORMATS`.
+        to: one of the formats.
         options: of the command line, those of `ImportOptions`; None: not given.
 
     Returns:
@@ -25,9 +25,8 @@ def convert(source: str, target: Path, to: str, options: dict[str, Any]) -> list
     Raises:
         UserError: if the source cannot be read, or the format has no such architecture.
     """
-    check_target(target, to)
+    known = check_target(target, to)
     given = {name: value for name, value in options.items() if value is not None}
     found = read_source(source, validate(ImportOptions, given, where="options"))
-    [checked] = [one for one in FORMATS if one == to]
     with publish(target) as partial:
-        return write(found, partial, checked)
+        return write(found, partial, known)

@@ -27,19 +27,28 @@ SUFFIXES = {"official": ".pth", "timm": ".safetensors"}
 """Of formats that are one file; the others are folders."""
 
 
-def check_target(target: Path, to: str) -> None:
+def check_target(target: Path, to: str) -> Format:
     """Refuse a target before any work.
+
+    Args:
+        target: file or folder to make.
+        to: name of the format.
+
+    Returns:
+        The format.
 
     Raises:
         UserError: if the format is unknown, the name has another ending, or something is there.
     """
-    if to not in FORMATS:
+    known = next((one for one in FORMATS if one == to), None)
+    if known is None:
         raise UserError(f"format '{to}' is unknown", remedy=f"choose one of {', '.join(FORMATS)}")
     suffix = SUFFIXES.get(to)
     if suffix is not None and target.suffix != suffix:
         raise UserError(f"{target}: a file of format {to} ends in {suffix}", remedy=f"name it {target.stem}{suffix}")
     if target.exists():
         raise UserError(f"{target}: exists", remedy="remove it, or name another target")
+    return known
 
 
 def write(source: Source, target: Path, to: Format) -> list[str]:

@@ -54,7 +54,7 @@ def foreign_hash(path: Path) -> str:
         return _sha256(path)
     digest = hashlib.sha256()
     for file in sorted(path.iterdir()):
-        if file.suffix in (SAFETENSORS, *PICKLES, ".json"):
+        if file.is_file() and file.suffix in (SAFETENSORS, *PICKLES, ".json"):
             digest.update(f"{file.name}\0{_sha256(file)}\n".encode())
     return digest.hexdigest()
 

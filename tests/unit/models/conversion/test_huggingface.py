@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from originals import Shape, official_state
+from safetensors.torch import save_file
 from torch import Tensor
 
 from components.errors import UserError
@@ -70,6 +71,29 @@ def test_a_folder_of_transformers_computes_the_same_here(tmp_path: Path, kind: s
     with torch.no_grad():
         expected = model(batch).last_hidden_state
     assert (tokens(loaded.model, batch) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_of_transformers_5_are_read_as_those_of_4(tmp_path: Path, kind: str) -> None:
+    model = original(kind)
+    model.save_pretrained(tmp_path / "hf")
+    expected = load_backbone(tmp_path / "hf").model.state_dict()
+    newer = {name: value.contiguous() for name, value in model.state_dict().items()}
+    assert "encoder.layer.0.attention.q_proj.weight" in newer
+    save_file(newer, tmp_path / "hf" / "model.safetensors")
+    found = load_backbone(tmp_path / "hf").model.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_a_classifier_gives_its_backbone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**SMALL)).eval()
+    model.save_pretrained(tmp_path / "hf")
+    batch = images(3, (5, 5))
+    with torch.no_grad():
+        expected = model.dinov2(batch).last_hidden_state
+    assert (tokens(load_backbone(tmp_path / "hf").model, batch) - expected).abs().max() <= 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
