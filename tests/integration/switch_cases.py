@@ -25,7 +25,7 @@ def pretrain(folder: Path, name: str, *, stop_after: int | None = None, high: di
         name="pretrain", params=params, manifest=folder / "manifest", shards=folder / "shards",
         curated=folder / "curated", teacher=None, artifact=folder / name, history=folder / f"{name}.csv",
         checkpoints=folder / f"checkpoints-{name}", lineage={}, code="", device="cpu", processes=1, threads=1,
-        run_key=None, stage_pid=0,
+        restarts=0, collective_seconds=600.0, mirror=None, s3_endpoint=None, run_key=None, stage_pid=0,
     )  # fmt: skip
     if stop_after is not None:
         asked = iter(range(1, 100))
