@@ -6,6 +6,7 @@ from typing import Any
 
 from torch.distributed import run as torchrun
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import api as multiprocessing
 from torch.distributed.elastic.multiprocessing.api import PContext, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig
@@ -17,6 +18,7 @@ from components.training.parents import die_with
 def main(arguments: list[str]) -> int:
     """Runs torchrun with the given arguments until its workers have ended."""
     die_with([])
+    multiprocessing._get_default_signal = lambda: signal.SIGKILL
     LocalElasticAgent._stop_workers = _kill_workers  # type: ignore[method-assign]
     try:
         torchrun.main(understood(arguments))
@@ -28,7 +30,8 @@ def main(arguments: list[str]) -> int:
 def _kill_workers(agent: Any, _group: object) -> None:
     """Ends the others when a worker has died: without it they can compute nothing, nor write a checkpoint.
 
-    torchrun would ask them with SIGTERM and wait; one that hangs, or is stopped, would keep the restart waiting.
+    torchrun would ask them with SIGTERM and wait half a minute for one that hangs or is stopped; its default signal,
+    which only this case uses, is set to SIGKILL as well.
     """
     left = agent._remaining_restarts
     sys.stderr.write(f"a training process died or hung; all are ended ({left} restarts left)\n")

@@ -94,6 +94,8 @@ def _command(job: Job, spec: Path) -> list[str]:
 
 def _environment(job: Job) -> dict[str, str]:
     own = {"OMP_NUM_THREADS": str(job.threads), "LOGLEVEL": "CRITICAL"}  # of torchrun's own chatter
+    # torch 2.13 gives processes that it starts again the store of the dead ones, with their addresses in it
+    own["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     defaults: dict[str, str] = {}
     if job.device == "cpu":
         # Threads that wait spin for milliseconds by default, on the very core that the loader or a neighbour needs:

@@ -15,7 +15,7 @@ from tests.faults.forks import begin, finish, job_in
 from tests.tiny_training import PRETRAIN, make_data
 
 KILLS = 20
-STEPS = 100
+STEPS = 50
 PARAMS = {**PRETRAIN, "steps": STEPS, "checkpoint": {"seconds": 1e-6, "keep": 2}}
 SECONDS = 60.0
 
