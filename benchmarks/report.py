@@ -43,8 +43,9 @@ def report(
     holds: bool,
     figures: dict[str, object],
     name: str | None = None,
+    keep: bool = True,
 ) -> None:
-    """Writes results/NAME.json and prints the same object as the last line."""
+    """Writes results/NAME.json (unless it is not to be kept) and prints the same object as the last line."""
     result = {
         "target": target,
         "what": what,
@@ -54,6 +55,7 @@ def report(
         "machine": machine(),
         **figures,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name or target}.json").write_text(json.dumps(result, indent=2) + "\n")
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name or target}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
