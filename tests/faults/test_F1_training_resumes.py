@@ -48,6 +48,7 @@ def test_F1_a_killed_training_ends_bitwise_as_one_left_alone(killed: Path, left_
     assert_same(folder, left_alone)
 
 
+@pytest.mark.slow
 def test_F1_a_killed_retrain_goes_on_from_its_own_checkpoint_and_not_from_zero(
     left_alone: Path, tmp_path: Path
 ) -> None:
@@ -68,6 +69,7 @@ def test_F1_a_killed_retrain_goes_on_from_its_own_checkpoint_and_not_from_zero(
     assert f"goes on from step {steps_saved(folder)[-1]} of {STEPS + 10}" in finish(folder)
 
 
+@pytest.mark.slow
 def test_F7_a_full_disk_under_the_artifact_is_one_line_and_the_next_run_finishes(
     left_alone: Path, tmp_path: Path
 ) -> None:

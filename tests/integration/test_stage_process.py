@@ -10,8 +10,8 @@ STOPPED = """
 import os, signal, time
 from components.stages import runner
 signal.signal(signal.SIGTERM, runner._on_sigterm)
-print('ready', flush=True)
 try:
+    print('ready', flush=True)
     time.sleep(60)
 finally:
     os.kill(os.getpid(), signal.SIGTERM)  # a service manager signals every process, the orchestrator does so too
