@@ -75,7 +75,7 @@ def measure(name: str, way: str) -> dict[str, Any]:
         "seconds": round(seconds, 5),
         "images_a_second": round(step.params.batch_size / seconds, 2),
         "tflops_a_second": round(flops / seconds / 1e12, 3),
-        "share_of_datasheet": round(flops / seconds / DATASHEET, 4),
+        "share_of_datasheet": float(f"{flops / seconds / DATASHEET:.4g}"),
         "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2) if DEVICE == "cuda" else None,
     }
 

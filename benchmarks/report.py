@@ -49,7 +49,7 @@ def report(
     result = {
         "target": target,
         "what": what,
-        "ratio": round(ratio, 4),
+        "ratio": float(f"{ratio:.4g}"),
         "bound": bound,
         "holds": holds,
         "machine": machine(),

@@ -86,6 +86,7 @@ def test_two_machines_compute_the_loss_of_two_processes_and_only_the_first_write
 def test_the_stage_itself_has_one_run_and_one_result(tmp_path: Path, empty_database: Path) -> None:
     project = tmp_path / "project"
     make_data(project / "data")
+    shutil.copy(ROOT / "data" / "initial.lock", project / "data" / "initial.lock")
     shutil.copy(empty_database, project / "mlflow.db")
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     with (project / "params.yaml").open("w") as file:
