@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
-from components.training.job import Job
+from components.training.job import PREEMPTED_EXIT_CODE, Job
 from components.training.loop import Preempted
 from components.training.training_run import train
-
-PREEMPTED = 75
 
 
 def job_in(data: Path, own: Path, params: dict[str, Any]) -> Job:
@@ -79,7 +77,7 @@ def begin(job: Job, *, prepare: Callable[[], None] = lambda: None, stop: Callabl
         (own / "error.txt").write_text(str(error))
         code = 2
     except Preempted:
-        code = PREEMPTED
+        code = PREEMPTED_EXIT_CODE
     except BaseException:
         traceback.print_exc()
     finally:

@@ -10,8 +10,8 @@ import boto3
 import miniature
 import pytest
 from artifacts import evaluation, make_artifact
-from moto.server import ThreadedMotoServer
 from PIL import Image
+from s3_server import s3_server
 
 from components.errors import UserError
 from components.registry.promotion import history
@@ -133,10 +133,7 @@ def _cut_off(*_: object, **__: object) -> None:
 def test_a_promotion_that_was_not_pushed_is_pushed_by_the_next_turn(
     loop: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    with s3_server() as endpoint:
         for name, value in {
             "SELFSIGHT_S3_ENDPOINT": endpoint,
             "SELFSIGHT_S3_BUCKET": "team",
@@ -160,8 +157,6 @@ def test_a_promotion_that_was_not_pushed_is_pushed_by_the_next_turn(
         assert turn()[0] == "Shared"
         assert s3.list_objects_v2(Bucket="team")["KeyCount"] > 0
         assert turn()[0] == "Skipped"
-    finally:
-        server.stop()
 
 
 def test_a_second_loop_is_refused_before_it_touches_anything(loop: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import boto3
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 from real_project import SELFSIGHT, call, copy_project
+from s3_server import s3_server
 
 from components.data.tables import read_table
 
@@ -33,10 +33,8 @@ def photos(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 def curated_twice(project: Path, source: str, **variables: str) -> dict[str, pa.Table]:

@@ -11,8 +11,8 @@ from urllib.request import Request, urlopen
 import boto3
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
+from s3_server import s3_server
 
 from components.data.ingest import IngestParams, build_manifest
 from components.data.lock import SourceLock
@@ -28,11 +28,8 @@ URI = "s3://photos/2026/animals"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    yield f"http://{host}:{port}"
-    moto.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ import boto3
 import httpx
 import miniature
 import pytest
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 from components.errors import UserError
 from components.settings import Settings, get_settings
@@ -22,11 +22,8 @@ BUCKET = "shared"
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture(autouse=True)

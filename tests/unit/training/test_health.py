@@ -134,9 +134,11 @@ def test_a_measure_that_recovers_starts_over_and_one_that_is_no_number_says_noth
     watch = CollapseWatch(CollapseParams(least_steps=20, begin=0.0), prototypes=PROTOTYPES, steps=100)
     for step, value in enumerate((0.8, 0.001, 0.001, 0.8, 0.001, math.nan, 0.001, 0.001)):
         watch.look(10 * step, {**HEALTHY, "feature_std": value})
+    assert watch.as_json() == {"since": {"feature_std": 60}}
 
 
 def test_steps_without_measures_are_not_judged() -> None:
     watch = CollapseWatch(CollapseParams(least_steps=1, begin=0.0), prototypes=PROTOTYPES, steps=10)
     for step in range(10):
         watch.look(step, {"loss": 0.0})
+    assert watch.as_json() == {"since": {}}
