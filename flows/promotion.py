@@ -128,9 +128,9 @@ class PresentImages:
     def scores(self, version: RegisteredVersion) -> Mapping[str, float] | None:
         """Scores of a version as in the metrics of stage `evaluate`, without its role; None if nothing is labelled."""
         from components.data.shards import ShardReader
-        from components.evaluation.evaluate import DIGITS
+        from components.evaluation.evaluate import DIGITS, features_of
         from components.evaluation.scores import knn_scores, linear_scores
-        from components.features.extraction import Features, extract
+        from components.features.extraction import Features
         from components.models.backbone import load_backbone
 
         split, params = self._split, self._params.evaluate
@@ -140,15 +140,8 @@ class PresentImages:
         with ShardReader(self._settings.root / paths.SHARDS, self._manifest.locations) as reader:
 
             def features(ids: tuple[str, ...]) -> Features:
-                return extract(
-                    backbone.model,
-                    reader,
-                    ids,
-                    backbone.preprocess,
-                    batch_size=params.batch_size,
-                    device=self._settings.torch_device(),
-                    description=f"version {version.version}",
-                )
+                device = self._settings.torch_device()
+                return features_of(backbone, reader, ids, params, device, f"version {version.version}")
 
             bank, queries = features(split.bank), features(split.queries)
         scores = knn_scores(bank.last, queries.last, split)

@@ -1,8 +1,7 @@
 """One vector an image, from the built-in descriptor or a registered backbone."""
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
+from components.data.lock import read_resolved, write_resolved
 from components.errors import UserError
 from components.features.descriptor import describe_thumbnails, descriptor_name
 from components.features.thumbnails import Reader, load_thumbnails
@@ -68,10 +68,7 @@ def is_asked_for(lock: EmbedderLock, wanted: str) -> bool:
 
 def write_embedder_lock(lock: EmbedderLock, path: Path) -> None:
     """Writes the lock, replacing the file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-lock")
-    partial.write_text(json.dumps(asdict(lock), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_resolved(lock, path)
 
 
 def read_embedder_lock(path: Path) -> EmbedderLock:
@@ -80,10 +77,7 @@ def read_embedder_lock(path: Path) -> EmbedderLock:
     Raises:
         UserError: if it is absent or damaged.
     """
-    try:
-        return EmbedderLock(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        raise UserError(f"{path}: absent or damaged", remedy="write it with `selfsight snapshot`") from None
+    return read_resolved(EmbedderLock, path)
 
 
 def embed(

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -66,10 +66,7 @@ def write_lock(lock: SourceLock, path: Path) -> None:
     for one in _ordered(lock.objects):
         size = {} if one.size is None else {"size": one.size}
         lines.append(json.dumps({"role": one.role, "name": one.name, **size, "digest": one.digest}))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-lock")
-    partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    partial.replace(path)
+    _write_whole("\n".join(lines) + "\n", path)
 
 
 def read_lock(path: Path) -> SourceLock:
@@ -95,6 +92,35 @@ def read_lock(path: Path) -> SourceLock:
         exclude=tuple(header["exclude"]),
         objects=_ordered(objects),
     )
+
+
+def write_resolved(lock: Any, path: Path) -> None:
+    """Writes a lock that names what a parameter was resolved to, replacing the file whole.
+
+    Args:
+        lock: a dataclass of plain values.
+        path: JSON file to write.
+    """
+    _write_whole(json.dumps(asdict(lock), indent=2) + "\n", path)
+
+
+def read_resolved(kind: type[T], path: Path) -> T:
+    """Reads a lock that `write_resolved` wrote.
+
+    Raises:
+        UserError: if it is absent or damaged.
+    """
+    try:
+        return kind(**json.loads(path.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        raise UserError(f"{path}: absent or damaged", remedy="write it with `selfsight snapshot`") from None
+
+
+def _write_whole(text: str, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial-lock")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _parsed(line: str, path: Path, number: int, build: Callable[[Any], T]) -> T:

@@ -53,10 +53,10 @@ def evaluate(
     everyone = {**models, "untrained": _untrained(models["teacher"], params.seed)}
     gallery: dict[str, Features] = {}
     for name, backbone in everyone.items():
-        asked = _features(backbone, reader, queries, params, device, f"{name}: queries")
+        asked = features_of(backbone, reader, queries, params, device, f"{name}: queries")
         scores = label_free_scores(asked)
         if split or name == "teacher":
-            known = _features(backbone, reader, bank, params, device, f"{name}: bank")
+            known = features_of(backbone, reader, bank, params, device, f"{name}: bank")
             if name == "teacher":
                 gallery = {"queries": asked, "bank": known}
         if split:
@@ -72,9 +72,10 @@ def evaluate(
     return metrics
 
 
-def _features(
+def features_of(
     backbone: Backbone, reader: Reader, ids: Sequence[str], params: EvaluateParams, device: str, description: str
 ) -> Features:
+    """Features of images as every score is computed on, in the order of the ids."""
     return extract(
         backbone.model,
         reader,

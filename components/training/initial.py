@@ -1,12 +1,12 @@
 """The backbone that continued pretraining begins with: resolved by a lock, adapted, and put into the objective."""
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save
 
+from components.data.lock import read_resolved, write_resolved
 from components.errors import UserError
 from components.models.adaptation import adapt
 from components.models.backbone import load_backbone
@@ -53,10 +53,7 @@ def resolve_initial(uri: str | None, model: ViTConfig) -> InitialLock:
 
 def write_initial_lock(lock: InitialLock, path: Path) -> None:
     """Writes the lock, replacing the file whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-lock")
-    partial.write_text(json.dumps(asdict(lock), indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_resolved(lock, path)
 
 
 def read_initial_lock(path: Path) -> InitialLock:
@@ -65,10 +62,7 @@ def read_initial_lock(path: Path) -> InitialLock:
     Raises:
         UserError: if it is absent or damaged.
     """
-    try:
-        return InitialLock(**json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        raise UserError(f"{path}: absent or damaged", remedy="write it with `selfsight snapshot`") from None
+    return read_resolved(InitialLock, path)
 
 
 def check_asked_for(lock: InitialLock, uri: str | None) -> None:
