@@ -110,7 +110,7 @@ class TrainingState:
         state = read_state(folder)
         if state.get("format") != FORMAT:
             raise CheckpointError(f"format {state.get('format')} is unknown to this version")
-        pieces = _StoredPieces(sorted(folder.glob("shard-*.safetensors")))
+        pieces = StoredPieces(sorted(folder.glob("shard-*.safetensors")))
         for prefix, shard, tensor in self._tensors():
             pieces.read(f"{prefix}/{shard.name}", shard.start, tensor)
         self._engine.optimizer_steps = state["optimizer_steps"]
@@ -160,7 +160,7 @@ class TrainingState:
         return {("average", name): (shard, averages[name]) for name, shard in self._average.shards.items()}
 
 
-class _StoredPieces:
+class StoredPieces:
     """The shard files of a checkpoint, read piece by piece."""
 
     def __init__(self, files: list[Path]) -> None:
