@@ -12,7 +12,6 @@ from tests.faults.training_program import (
     SECONDS,
     STEPS,
     assert_same,
-    finish,
     prepare,
     run_until_saved,
     still_training,
@@ -31,10 +30,8 @@ def worker(folder: Path) -> psutil.Process:
 
 
 def test_F4_a_hung_single_process_is_killed_and_started_again_and_ends_bitwise_as_one_left_alone(
-    tmp_path: Path,
+    left_alone: Path, tmp_path: Path
 ) -> None:
-    alone = prepare(tmp_path / "alone")
-    finish(alone)
     folder = prepare(tmp_path / "hung")
     process = run_until_saved(folder, STEPS // 3, SELFSIGHT_STEP_SECONDS=str(STEP_SECONDS))
     victim = worker(folder)
@@ -49,4 +46,4 @@ def test_F4_a_hung_single_process_is_killed_and_started_again_and_ends_bitwise_a
     assert "a training process died or hung" in output
     assert "goes on from step" in output
     assert not still_training(folder)
-    assert_same(folder, alone)
+    assert_same(folder, left_alone)
