@@ -145,7 +145,7 @@ def _train(
     )
     _announce(job, params, engine, schedules)
     reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
-    loader = PhasedLoader(phases, partial(crop_loader, reader, ids, params, device=job.device))
+    loader = PhasedLoader(phases, partial(crop_loader, reader, ids, params, device=job.device, threads=job.threads))
     try:
         loop.train(loader, standing)
     finally:
@@ -160,7 +160,7 @@ def _train(
 
 
 def crop_loader(
-    reader: Reader, ids: list[str], params: TrainingParams, views: ViewParams, *, device: str
+    reader: Reader, ids: list[str], params: TrainingParams, views: ViewParams, *, device: str, threads: int
 ) -> CropLoader:
     """The batches of this process.
 
@@ -170,6 +170,7 @@ def crop_loader(
         params: of the run.
         views: the crops.
         device: `cpu` or `cuda`; crops are made in a thread of their own.
+        threads: CPU threads of this process; with a GPU they have nothing to do but decode.
     """
     return CropLoader(
         reader,
@@ -180,6 +181,7 @@ def crop_loader(
         seed=params.seed,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
+        workers=threads if device == "cuda" else 1,
         patch_size=params.model.patch_size,
         device=own_device(device),
     )
