@@ -1,60 +1,50 @@
 """P3: a training step under ZeRO-3 against the same step in plain PyTorch, one process, steps taken in turn.
 
-The model and batch are those of the recipe cifar10-cpu; crops are on the device already.
+On a CPU model and batch are those of the recipe cifar10-cpu, on a GPU it is ViT-S/14 with the published crops, both in
+fp32; crops are on the device already. `--tiny` for a trial.
 """
 
-import os
 import statistics
-import time
+import sys
 from collections.abc import Callable
-
-os.environ |= {"DS_ACCELERATOR": "cpu", "LOCAL_RANK": "0"}
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from benchmarks.report import report
-from components.data.batch import CropBatch
-from components.data.masking import draw_masks
+from benchmarks.training_step import DEVICE, batch_of, clock, join, params_of
+from components.models.presets import vit_config
 from components.objectives import StepState
 from components.training.clipping import GradientNorms
 from components.training.ema import MovingAverage
-from components.training.engine import Engine, join_processes
+from components.training.engine import Engine
 from components.training.parameter_groups import parameter_groups
 from components.training.pretrain import PretrainParams, build
 from components.training.schedules import Schedules
 
+TINY = "--tiny" in sys.argv
 BOUND = 0.95
 WARM_UP = 3
-STEPS = 15
-HEAD = {"hidden": 512, "bottleneck": 64, "prototypes": 2048}
-PARAMS = PretrainParams.model_validate(
-    {
-        "steps": 1000,
-        "batch_size": 128,
-        "model": {"image_size": 32, "patch_size": 4, "width": 128, "depth": 5, "heads": 2, "layer_scale": None},
-        "views": {"global_size": 32, "local_size": 16, "local_crops": 4},
-        "objective": {"dino_head": HEAD, "centring": "sinkhorn", "koleo_group": 64},
-    }
-)
+STEPS = 5 if TINY else 15
+HEAD = {"hidden": 512, "bottleneck": 64, "prototypes": 64 if TINY else 2048}
+SMALL = {"image_size": 32, "patch_size": 4, "width": 128, "depth": 5, "heads": 2, "layer_scale": None}
+
+
+def chosen() -> PretrainParams:
+    """The step that is measured on this device."""
+    if DEVICE == "cuda" and not TINY:
+        head = {"prototypes": 65536}
+        return params_of(vit_config("S", drop_path=0.0).model_dump(), batch=32, heads={"dino_head": head})
+    heads = {"dino_head": HEAD, "centring": "sinkhorn", "koleo_group": 8 if TINY else 64}
+    made = params_of(SMALL, batch=8 if TINY else 128, local_size=16, heads=heads)
+    return made.model_copy(update={"views": made.views.model_copy(update={"local_crops": 4})})
+
+
+PARAMS = chosen()
 SCHEDULES = Schedules(PARAMS.schedule, 1000, PARAMS.batch_size)
 Step = Callable[[int], None]
-
-
-def batch_of(step: int) -> CropBatch:
-    """Noise in the shape of crops."""
-    images, views = PARAMS.batch_size, PARAMS.views
-    generator = torch.Generator().manual_seed(step)
-    sizes = ((2, views.global_size), (views.local_crops, views.local_size))
-    crops = [torch.randn(n * images, 3, size, size, generator=generator) for n, size in sizes]
-    grid = views.global_size // PARAMS.model.patch_size
-    masks = draw_masks(PARAMS.masks, seed=0, step=step, crops=2 * images, grid=grid)
-    return CropBatch(crops, masks, tuple(map(str, range(images))), torch.arange(images), step)
-
-
-BATCHES = [batch_of(step) for step in range(4)]
+BATCHES = [batch_of(PARAMS, step) for step in range(4)]
 
 
 def inputs(step: int) -> dict[str, object]:
@@ -65,7 +55,7 @@ def inputs(step: int) -> dict[str, object]:
 
 def plain() -> Step:
     """Fused AdamW, clipping by module, fp32 average of the teacher."""
-    objective = build(PARAMS)
+    objective = build(PARAMS).to(DEVICE)
     groups = parameter_groups(objective.named_parameters(), PARAMS.groups, depth=PARAMS.model.depth)
     optimizer = torch.optim.AdamW([{"params": list(group.parameters.values())} for group in groups], fused=True)
     named = dict(objective.named_parameters())
@@ -94,7 +84,7 @@ def sharded() -> Step:
     """The same under the engine."""
     objective = build(PARAMS)
     groups = parameter_groups(objective.named_parameters(), PARAMS.groups, depth=PARAMS.model.depth)
-    engine = Engine(objective, groups, PARAMS.engine, images=PARAMS.batch_size, device="cpu")
+    engine = Engine(objective, groups, PARAMS.engine, images=PARAMS.batch_size, device=DEVICE)
     average = MovingAverage(engine.layout, engine.shards, objective.ema_pairs())
     norms = GradientNorms([shard.name for shard in engine.shards], PARAMS.clip)
 
@@ -114,15 +104,12 @@ def sharded() -> Step:
 
 def main() -> None:
     """Measures and reports."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    join_processes("cpu")
+    join()
     steps = {"plain": plain(), "zero3": sharded()}
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(WARM_UP + STEPS):
         for name, step in steps.items():
-            start = time.perf_counter()
-            step(number)
-            times[name].append(time.perf_counter() - start)
+            times[name].append(clock(lambda step=step, number=number: step(number)))
     medians = {name: statistics.median(found[WARM_UP:]) for name, found in times.items()}
     ratios = [a / b for a, b in zip(times["plain"][WARM_UP:], times["zero3"][WARM_UP:], strict=True)]
     ratio = statistics.median(ratios)
@@ -132,7 +119,9 @@ def main() -> None:
         ratio=ratio,
         bound=f">= {BOUND}",
         holds=ratio >= BOUND,
-        figures={"seconds": medians, "steps": STEPS, "threads": torch.get_num_threads()},
+        figures={"seconds": medians, "steps": STEPS, "threads": torch.get_num_threads(), "device": DEVICE},
+        name="P3" if DEVICE == "cpu" else "P3_gpu",
+        keep=not TINY,
     )
     dist.destroy_process_group()
 

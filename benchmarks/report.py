@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "results"))
+"""Where results are kept; a machine that is lent may want them elsewhere."""
 
 
 def machine() -> str:
@@ -56,6 +57,6 @@ def report(
         **figures,
     }
     if keep:
-        RESULTS.mkdir(exist_ok=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{name or target}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))

@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     collective_seconds: float = Field(
         600.0, gt=0, description="seconds that training processes wait for one of them before it counts as hung"
     )
+    step_seconds: float = Field(
+        1800.0,
+        ge=0,
+        description="seconds without the end of a step after which a training process counts as hung; 0: never",
+    )
     cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(

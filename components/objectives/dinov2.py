@@ -173,7 +173,9 @@ class DINOv2Objective(Objective):
             loss = loss + params.koleo_weight * parts["koleo"]
         parts = {"loss": loss, **parts}
         if state.measure:
-            parts |= heads.measures | self._measures(tokens[0].cls, features)
+            parts |= (
+                heads.measures | self._measures(tokens[0].cls, features) | self._learner_measures(tokens[0].cls, batch)
+            )
         return Losses(loss, {name: value.detach() for name, value in parts.items()})
 
     def _whole_heads(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> _Made:
@@ -273,18 +275,19 @@ class DINOv2Objective(Objective):
             "teacher_entropy": measures.entropy(teacher),
             "student_entropy": measures.entropy(student_probabilities),
             "prototype_usage": measures.prototype_usage(teacher),
+            "student_prototype_usage": measures.prototype_usage(student_probabilities),
         }
 
     @torch.no_grad()
     def _measures(self, student: Tensor, teacher: Float[Tensor, "crops width"]) -> dict[str, Tensor]:
-        features = measures.rows_of_all_processes(teacher)
-        found = {
-            "feature_std": measures.feature_std(features),
-            "effective_rank": measures.effective_rank(features),
-        }
+        found = measures.of_features(teacher)
         if student.shape == teacher.shape:
             found["teacher_student_cosine"] = measures.teacher_student_cosine(student, teacher)
         return found
+
+    def _learner_measures(self, student: Float[Tensor, "crops width"], batch: CropBatch) -> dict[str, Tensor]:
+        """Measures of what learns, where the teacher does not follow it; here it does."""
+        return {}
 
 
 class DINOParams(DINOv2Params):

@@ -5,12 +5,14 @@ from typing import ClassVar, Self
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from components.data.batch import CropBatch
 from components.errors import UserError
 from components.models.vit import Readout, VisionTransformer, ViTConfig
+from components.objectives import measures
 from components.objectives.base import StepState
 from components.objectives.branch import Branch, HeadParams, seeded_weights
 from components.objectives.dinov2 import DINOv2Objective, DINOv2Params, PatchRows, patch_rows
@@ -26,7 +28,7 @@ class DistillationParams(DINOv2Params):
 
 
 class Spare(nn.Module):
-    """Moving average of the student's backbone: what distillation is for. It is never run."""
+    """Moving average of the student's backbone: what distillation is for. It runs for its health measures alone."""
 
     def __init__(self, backbone: VisionTransformer) -> None:
         super().__init__()
@@ -95,6 +97,12 @@ class DistillationObjective(DINOv2Objective):
     def _student_tokens(self, batch: CropBatch, patches: PatchRows | None, state: StepState) -> list[Readout]:
         """Tokens of all crops, as they are."""
         return self.student.backbone.read_out(batch.crops, patch_rows(batch, patches))
+
+    @torch.no_grad()
+    def _learner_measures(self, student: Float[Tensor, "crops width"], batch: CropBatch) -> dict[str, Tensor]:
+        """Of the features of the student and of its average: those of a frozen teacher do not tell what they become."""
+        [spare] = self.spare.backbone.read_out(batch.crops[:1], [None])
+        return measures.of_features(student, "student_") | measures.of_features(spare.cls, "spare_")
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,12 @@ def prototype_usage(probabilities: Float[Tensor, "rows prototypes"]) -> Float[Te
 
     A collective; every process has the same number of rows.
     """
-    mean = _mean_over_processes(probabilities.mean(dim=0, keepdim=True))
-    return entropy(mean).exp() / float(probabilities.shape[1])
+    return usage_of_mean(probabilities.mean(dim=0))
+
+
+def usage_of_mean(mean: Float[Tensor, " prototypes"]) -> Float[Tensor, ""]:
+    """`prototype_usage` from the mean assignment of this process. A collective."""
+    return entropy(_mean_over_processes(mean)[None]).exp() / float(len(mean))
 
 
 def feature_std(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
@@ -45,6 +49,12 @@ def effective_rank(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
     values = torch.linalg.svdvals(centred.nan_to_num(0.0, 0.0, 0.0))
     rank = entropy((values / values.sum().clamp(min=1e-12))[None]).exp()
     return torch.where(centred.isfinite().all(), rank, torch.nan)
+
+
+def of_features(rows: Float[Tensor, "rows dim"], prefix: str = "") -> dict[str, Float[Tensor, ""]]:
+    """`feature_std` and `effective_rank` of the rows of all processes, by name after the prefix. A collective."""
+    features = rows_of_all_processes(rows)
+    return {f"{prefix}feature_std": feature_std(features), f"{prefix}effective_rank": effective_rank(features)}
 
 
 def teacher_student_cosine(student: Float[Tensor, "rows dim"], teacher: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:

@@ -14,6 +14,7 @@ from components.objectives.branch import Branch
 from components.objectives.centring import SinkhornCentring, SoftmaxCentring
 from components.objectives.columns import LEAST_TEMPERATURE, Columns
 from components.objectives.losses import GLOBAL_VIEWS
+from components.objectives.measures import usage_of_mean
 from components.objectives.tiled_loss import HeadMeasures, Section, tiled_cross_entropy
 from components.objectives.tiled_targets import TargetRule, sinkhorn_rule, softmax_rule
 
@@ -172,9 +173,9 @@ def _measures(dino: Section) -> dict[str, Tensor]:
     found = dino.measures
     if found is None:
         return {}
-    usage = torch.special.entr(found.mean).sum().exp() / len(found.mean)
     return {
         "teacher_entropy": found.teacher_entropy,
         "student_entropy": found.student_entropy,
-        "prototype_usage": usage,
+        "prototype_usage": usage_of_mean(found.mean),
+        "student_prototype_usage": usage_of_mean(found.student_mean),
     }

@@ -25,18 +25,20 @@ class HeadMeasures:
 
     Attributes:
         mean: of the teacher's probabilities over its rows.
+        student_mean: of the student's probabilities over its rows of global crops.
         teacher_entropy: mean over the teacher's rows, nats.
         student_entropy: mean over the student's rows of global crops, nats.
     """
 
     mean: Float[Tensor, " prototypes"]
+    student_mean: Float[Tensor, " prototypes"]
     teacher_entropy: Float[Tensor, ""]
     student_entropy: Float[Tensor, ""]
 
     @classmethod
     def empty(cls, prototypes: int, device: torch.device) -> Self:
         """Nothing seen yet."""
-        return cls(*(torch.zeros(shape, device=device) for shape in ((prototypes,), (), ())))
+        return cls(*(torch.zeros(shape, device=device) for shape in ((prototypes,), (prototypes,), (), ())))
 
 
 @dataclass
@@ -246,4 +248,5 @@ def _measure(
         measures.mean[chunk] += target.sum(dim=0) / rows
         measures.teacher_entropy -= torch.special.xlogy(target, target).sum() / rows
         student = part[:GLOBAL_VIEWS] / sums[:GLOBAL_VIEWS, :, None]
+        measures.student_mean[chunk] += student.sum(dim=(0, 1)) / rows
         measures.student_entropy -= torch.special.xlogy(student, student).sum() / rows

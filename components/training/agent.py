@@ -1,7 +1,9 @@
 """torchrun without its tracebacks: how a worker ended is told by its answer, not by the agent's log."""
 
+import logging
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 from torch.distributed import run as torchrun
@@ -11,13 +13,18 @@ from torch.distributed.elastic.multiprocessing.api import PContext, SignalExcept
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig
 
-from components.training.job import SHUTDOWN_OPTION
+from components.training.heartbeat import Watchdog
+from components.training.job import SHUTDOWN_OPTION, Job
 from components.training.parents import die_with
 
 
 def main(arguments: list[str]) -> int:
-    """Runs torchrun with the given arguments until its workers have ended."""
+    """Runs torchrun with the given arguments, the last of which is the job, until its workers have ended."""
     die_with([])
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    spec = Path(arguments[-1])
+    if step_seconds := Job.read(spec).step_seconds:
+        Watchdog(spec.parent, step_seconds).start()
     multiprocessing._get_default_signal = lambda: signal.SIGKILL
     LocalElasticAgent._stop_workers = _kill_workers  # type: ignore[method-assign]
     try:

@@ -1,15 +1,42 @@
-"""Has the teacher stopped to tell images apart? Then training on goes nowhere, and the loss does not show it."""
+"""Does what is trained tell images apart no more? Then training on goes nowhere, and the loss does not show it.
+
+In pretraining the teacher is judged, which follows the student. In distillation it is frozen: the student and its
+average are judged beside it.
+"""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from components.errors import UserError
 from components.parameters import Params
 
-SHOWN = ("teacher_entropy", "prototype_usage", "feature_std", "effective_rank")
+FEATURES = ("feature_std", "effective_rank")
+
+
+class _Subject(NamedTuple):
+    """What is judged: the prefix of its measures, those of its prototypes (entropy, usage), and what to do about it."""
+
+    prefix: str
+    heads: tuple[str, ...]
+    remedy: str
+
+
+_SUBJECTS = (
+    _Subject(
+        "",
+        ("teacher_entropy", "prototype_usage"),
+        "look at objective.centring and schedule (lr, teacher_temperature, momentum) and train anew",
+    ),
+    _Subject(
+        "student_",
+        ("student_entropy", "student_prototype_usage"),
+        "lower schedule.lr, look at clip and at the weights in objective, and distil anew",
+    ),
+    _Subject("spare_", (), "it is the average of the student: look at schedule.momentum, and distil anew"),
+)
 
 
 class CollapseParams(Params):
@@ -18,8 +45,8 @@ class CollapseParams(Params):
     information: float = Field(
         default=0.02,
         ge=0,
-        description="nats that the teacher's prototypes tell of an image, ln(prototypes x prototype_usage) - "
-        "teacher_entropy: 0 when all images get the same prototypes, be it one or all alike",
+        description="nats that the prototypes tell of an image, ln(prototypes x prototype_usage) - entropy: 0 when all "
+        "images get the same prototypes, be it one or all alike",
     )
     feature_std: float = Field(default=0.01, ge=0, description="spread of the features: 0 when all are alike, about 1")
     effective_rank: float = Field(default=1.1, ge=0, description="directions that the features vary in, at least 1")
@@ -65,16 +92,13 @@ class CollapseWatch:
         Raises:
             UserError: with the numbers, if one has been below its threshold for too long.
         """
-        if self._patience is None or step < self._begin or not measures.keys() >= set(SHOWN):
+        if self._patience is None or step < self._begin:
             return
-        for name, value in self._judged(measures).items():
-            threshold = getattr(self._params, name)
-            if not value < threshold:  # not a number: that step is skipped, and says nothing
-                self._since.pop(name, None)
+        for subject in _SUBJECTS:
+            if not measures.keys() >= {f"{subject.prefix}{name}" for name in FEATURES}:
                 continue
-            first = self._since.setdefault(name, step)
-            if step - first >= self._patience:
-                raise self._collapsed(name, value, first, step, measures)
+            for name, value in self._judged(subject, measures).items():
+                self._judge(subject, name, value, step, measures)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -84,19 +108,26 @@ class CollapseWatch:
         """Puts back what `as_json` gave."""
         self._since = dict(values["since"])
 
-    def _judged(self, measures: Mapping[str, float]) -> dict[str, float]:
-        found = {name: measures[name] for name in ("feature_std", "effective_rank")}
-        usage = measures["prototype_usage"]
-        if self._prototypes is not None and usage > 0:
-            found["information"] = math.log(self._prototypes * usage) - measures["teacher_entropy"]
-        return found
+    def _judge(self, subject: _Subject, name: str, value: float, step: int, measures: Mapping[str, float]) -> None:
+        key, threshold = f"{subject.prefix}{name}", getattr(self._params, name)
+        if not value < threshold:  # not a number: that step is skipped, and says nothing
+            self._since.pop(key, None)
+            return
+        first = self._since.setdefault(key, step)
+        if self._patience is not None and step - first >= self._patience:
+            shown = (*subject.heads, *(f"{subject.prefix}{one}" for one in FEATURES))
+            numbers = ", ".join(f"{one} {measures[one]:.4g}" for one in shown if one in measures)
+            most = f"; ln {self._prototypes} prototypes is {math.log(self._prototypes):.4g}" if self._prototypes else ""
+            raise UserError(
+                f"training has collapsed: {key} {value:.4g} has been below {threshold:g} since step {first}, "
+                f"now is step {step} ({numbers}{most})",
+                remedy=f"{subject.remedy}; the thresholds are under health.collapse",
+            )
 
-    def _collapsed(self, name: str, value: float, first: int, step: int, measures: Mapping[str, float]) -> UserError:
-        shown = ", ".join(f"{one} {measures[one]:.4g}" for one in SHOWN)
-        most = f"; ln {self._prototypes} prototypes is {math.log(self._prototypes):.4g}" if self._prototypes else ""
-        return UserError(
-            f"training has collapsed: {name} {value:.4g} has been below {getattr(self._params, name):g} since step "
-            f"{first}, now is step {step} ({shown}{most})",
-            remedy="look at objective.centring and schedule (lr, teacher_temperature, momentum) and train anew; "
-            "the thresholds are under health.collapse",
-        )
+    def _judged(self, subject: _Subject, measures: Mapping[str, float]) -> dict[str, float]:
+        found = {name: measures[f"{subject.prefix}{name}"] for name in FEATURES}
+        if self._prototypes is not None and subject.heads and measures.keys() >= set(subject.heads):
+            entropy, usage = (measures[name] for name in subject.heads)
+            if usage > 0:
+                found["information"] = math.log(self._prototypes * usage) - entropy
+        return found

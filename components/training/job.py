@@ -44,6 +44,7 @@ class Job:
         nodes: machines, each with as many processes.
         node_rank: number of this one; process 0 is on machine 0.
         rendezvous: `HOST:PORT` of machine 0; None with one machine.
+        step_seconds: without the end of a step, after which a process counts as hung; 0: never.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Job:
     nodes: int = 1
     node_rank: int = 0
     rendezvous: str | None = None
+    step_seconds: float = 0.0
 
     def write(self, folder: Path) -> Path:
         """Leaves the job in a folder for the training processes."""

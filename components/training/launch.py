@@ -195,4 +195,5 @@ class Training:
             nodes=nodes.count,
             node_rank=nodes.rank,
             rendezvous=nodes.rendezvous,
+            step_seconds=self._settings.step_seconds,
         )

@@ -18,6 +18,7 @@ from components.training.clipping import GradientNorms
 from components.training.ema import MovingAverage
 from components.training.engine import Engine
 from components.training.health import Setback
+from components.training.heartbeat import Heartbeat
 from components.training.recipe import TrainingParams
 from components.training.schedules import Schedule, StepValues
 from components.training.skipped_batches import SkippedBatches, parts_of_all
@@ -65,6 +66,7 @@ class TrainingLoop:
         stop: whether to stop with a checkpoint after the step that runs.
         run: where process 0 logs; None on the others.
         evidence: where process 0 records the images of steps that went wrong; None on the others.
+        heartbeat: shows the steps to whoever watches this process.
         name: shown in progress.
     """
 
@@ -81,6 +83,7 @@ class TrainingLoop:
         run: Run | None,
         evidence: SkippedBatches | None,
         name: str,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._engine = engine
         self._average = average
@@ -91,6 +94,7 @@ class TrainingLoop:
         self._stop = stop
         self._run = run
         self._evidence = evidence
+        self._heartbeat = heartbeat
         self._name = name
         self._norms = GradientNorms([shard.name for shard in engine.shards], params.clip)
         self._saved_at = self._told_at = time.monotonic()
@@ -107,6 +111,8 @@ class TrainingLoop:
                 pass
         finally:
             self._publish_evidence()
+            if self._heartbeat is not None:
+                self._heartbeat.end()
 
     def _train(self, loader: Loader, standing: Standing) -> bool:
         """Trains to the end, or until a checkpoint was put back; whether it is the end."""
@@ -126,6 +132,8 @@ class TrainingLoop:
                     self.save(standing)
                 if report.stop and step + 1 < total:
                     raise Preempted
+                if self._heartbeat is not None:
+                    self._heartbeat.beat()
         return True
 
     def _batches(self, loader: Loader, standing: Standing) -> Generator[CropBatch, None, None]:

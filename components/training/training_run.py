@@ -31,6 +31,7 @@ from components.training.ema import MovingAverage
 from components.training.engine import Engine, join_processes, own_device
 from components.training.fast_path import checkpoint_activations, compile_blocks
 from components.training.health import Health
+from components.training.heartbeat import Heartbeat
 from components.training.initial import load_initial
 from components.training.job import Job
 from components.training.loop import TrainingLoop
@@ -51,12 +52,13 @@ PREEMPTED_COPY_SECONDS = 20.0
 """The same when training was stopped: SIGKILL comes a minute after SIGTERM."""
 
 
-def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
+def train(job: Job, stop: Callable[[], bool], heartbeat: Heartbeat | None = None) -> dict[str, float]:
     """Trains, resuming from a checkpoint if there is one, and writes the artifact on process 0.
 
     Args:
         job: what to do.
         stop: whether to stop after the running step.
+        heartbeat: shows the steps to whoever watches this process.
 
     Returns:
         Metrics of the run, on process 0.
@@ -70,10 +72,10 @@ def train(job: Job, stop: Callable[[], bool]) -> dict[str, float]:
     if job.nodes > 1:
         _require_same_work(job)
     if dist.get_rank():
-        return _train(job, stop, None)
+        return _train(job, stop, heartbeat, None)
     tracking = attach_run(job.run_key) if job.run_key else nullcontext()
     with _sole_writer(job.checkpoints), tracking as run, _mirror(job) as mirror:
-        return _train(job, stop, run, mirror)
+        return _train(job, stop, heartbeat, run, mirror)
 
 
 def _require_same_work(job: Job) -> None:
@@ -94,7 +96,9 @@ def _require_same_work(job: Job) -> None:
             )
 
 
-def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror | None = None) -> dict[str, float]:
+def _train(
+    job: Job, stop: Callable[[], bool], heartbeat: Heartbeat | None, run: Run | None, mirror: Mirror | None = None
+) -> dict[str, float]:
     params = job_params(job)
     ids = read_table(job.curated / "ids.parquet")["id"].to_pylist()
     share = params.share(dist.get_world_size())
@@ -136,11 +140,12 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror |
         stop=stop,
         run=run,
         evidence=evidence,
+        heartbeat=heartbeat,
         name=job.name,
     )
     _announce(job, params, engine, schedules)
     reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
-    loader = PhasedLoader(phases, partial(crop_loader, reader, ids, params, device=job.device))
+    loader = PhasedLoader(phases, partial(crop_loader, reader, ids, params, device=job.device, threads=job.threads))
     try:
         loop.train(loader, standing)
     finally:
@@ -155,7 +160,7 @@ def _train(job: Job, stop: Callable[[], bool], run: Run | None, mirror: Mirror |
 
 
 def crop_loader(
-    reader: Reader, ids: list[str], params: TrainingParams, views: ViewParams, *, device: str
+    reader: Reader, ids: list[str], params: TrainingParams, views: ViewParams, *, device: str, threads: int
 ) -> CropLoader:
     """The batches of this process.
 
@@ -165,6 +170,7 @@ def crop_loader(
         params: of the run.
         views: the crops.
         device: `cpu` or `cuda`; crops are made in a thread of their own.
+        threads: CPU threads of this process; with a GPU they have nothing to do but decode.
     """
     return CropLoader(
         reader,
@@ -175,6 +181,7 @@ def crop_loader(
         seed=params.seed,
         rank=dist.get_rank(),
         world_size=dist.get_world_size(),
+        workers=threads if device == "cuda" else 1,
         patch_size=params.model.patch_size,
         device=own_device(device),
     )

@@ -23,6 +23,7 @@ from components.training.ema import MovingAverage
 from components.training.engine import Engine
 from components.training.layouts import MOMENTS, Shard
 from components.training.mirror import Mirror
+from components.training.tensor_files import write_tensors
 
 FORMAT = 1
 BUFFERS = "buffers.safetensors"
@@ -109,7 +110,7 @@ class TrainingState:
         state = read_state(folder)
         if state.get("format") != FORMAT:
             raise CheckpointError(f"format {state.get('format')} is unknown to this version")
-        pieces = _StoredPieces(sorted(folder.glob("shard-*.safetensors")))
+        pieces = StoredPieces(sorted(folder.glob("shard-*.safetensors")))
         for prefix, shard, tensor in self._tensors():
             pieces.read(f"{prefix}/{shard.name}", shard.start, tensor)
         self._engine.optimizer_steps = state["optimizer_steps"]
@@ -126,7 +127,8 @@ class TrainingState:
     def _write_files(self, partial: Path, step: int, values: Mapping[str, Any]) -> dict[str, str]:
         rank, world = dist.get_rank(), dist.get_world_size()
         name = f"shard-{rank:05d}-of-{world:05d}.safetensors"
-        digests = {name: write_durably(partial / name, self._shards_as_bytes())}
+        tensors, starts = self._own_pieces()
+        digests = {name: write_tensors(partial / name, tensors, metadata={_PIECES: json.dumps(starts)})}
         if rank == 0:
             buffers = {name: value.cpu() for name, value in self._engine.module.named_buffers()}
             digests[BUFFERS] = write_durably(partial / BUFFERS, safetensors.torch.save(buffers))
@@ -134,17 +136,18 @@ class TrainingState:
             digests[STATE] = write_durably(partial / STATE, json.dumps(state).encode())
         return digests
 
-    def _shards_as_bytes(self) -> bytes:
+    def _own_pieces(self) -> tuple[dict[str, Tensor], dict[str, int]]:
+        """What this process writes, and where each piece starts in the flattened whole."""
         tensors: dict[str, Tensor] = {}
         starts: dict[str, int] = {}
         if dist.get_rank() == 0 or not self._engine.layout.replicated:
             named = [(f"{prefix}/{shard.name}", shard, tensor) for prefix, shard, tensor in self._tensors()]
             named += [(f"{p}/{name}", shard, tensor) for (p, name), (shard, tensor) in self._averages().items()]
             for name, shard, tensor in named:
-                tensors[name] = tensor.detach().cpu().contiguous()
+                tensors[name] = tensor
                 starts[name] = shard.start
         tensors[RNG] = torch.get_rng_state()
-        return bytes(safetensors.torch.save(tensors, metadata={_PIECES: json.dumps(starts)}))
+        return tensors, starts
 
     def _tensors(self) -> Iterator[tuple[str, Shard, Tensor]]:
         for shard in self._engine.shards:
@@ -157,7 +160,7 @@ class TrainingState:
         return {("average", name): (shard, averages[name]) for name, shard in self._average.shards.items()}
 
 
-class _StoredPieces:
+class StoredPieces:
     """The shard files of a checkpoint, read piece by piece."""
 
     def __init__(self, files: list[Path]) -> None:

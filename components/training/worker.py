@@ -12,6 +12,7 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from components.errors import UserError, no_space_is_a_user_error
+from components.training.heartbeat import Heartbeat
 from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
 from components.training.loop import Preempted
 from components.training.parents import die_with
@@ -49,7 +50,7 @@ def main(spec: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         with no_space_is_a_user_error(f"training {job.name}"):
-            answer = Answer(0, train(job, stop))
+            answer = Answer(0, train(job, stop, Heartbeat(spec.parent)))
     except UserError as error:
         answer = Answer.of_error(error)
     except Preempted:

@@ -15,9 +15,10 @@ from components.data.loader import CropLoader
 from components.data.tables import read_table
 from components.objectives import dinov2
 from components.training import training_run
+from components.training.ema import MovingAverage
 from components.training.schedules import Schedules, StepValues
 from tests.faults.forks import finish, job_in
-from tests.tiny_training import PRETRAIN, make_data
+from tests.tiny_training import DISTILL, PRETRAIN, make_data
 
 EVERY_STEP = {"seconds": 1e-6, "keep": 3}
 NAN_STEPS = range(12, 15)
@@ -76,6 +77,27 @@ def without_centring() -> None:
     dinov2.make_centring = lambda *_, **__: NoCentring()  # type: ignore[assignment, return-value]
 
 
+def alike_targets() -> None:
+    """The student is taught the same of every image of a batch, by a teacher that tells them apart."""
+    real = dinov2.dino_loss
+
+    def dino_loss(logits: Tensor, teacher: Tensor, *, temperature: float) -> tuple[Tensor, Tensor]:
+        return real(logits, teacher.mean(dim=1, keepdim=True).expand_as(teacher), temperature=temperature)
+
+    dinov2.dino_loss = dino_loss
+
+
+def fading_average() -> None:
+    """The average loses a tenth of its weights in every step, while the student learns."""
+    real = MovingAverage.update
+
+    def update(self: MovingAverage, momentum: float) -> None:
+        torch._foreach_mul_(list(self.averages.values()), 0.9)
+        real(self, momentum)
+
+    MovingAverage.update = update  # type: ignore[method-assign]
+
+
 class After:
     """Asks to stop after so many questions."""
 
@@ -95,8 +117,11 @@ def main(folder: Path) -> None:
     found: dict[str, Any] = {}
 
     def case(name: str, *, into: str = "", prepare: Callable[[], None] = lambda: None, **options: Any) -> None:
-        stop = options.pop("stop", lambda: False)
-        job = job_in(data, folder / (into or name), {**PRETRAIN, "checkpoint": EVERY_STEP, **options})
+        stop, teacher = options.pop("stop", lambda: False), options.pop("teacher", None)
+        given = PRETRAIN if teacher is None else DISTILL
+        job = job_in(data, folder / (into or name), {**given, "checkpoint": EVERY_STEP, **options})
+        if teacher is not None:
+            job = replace(job, name="distill", teacher=folder / teacher / "pretrain")
         found[name] = finish(job, prepare=prepare, stop=stop)
 
     rows = {"max_skipped": len(NAN_STEPS), "margin": 2}
@@ -118,6 +143,14 @@ def main(folder: Path) -> None:
         "model": PRETRAIN["model"] | {"layer_scale": None, "drop_path": 0.0},
     }
     case("no collapse", **watched, steps=100, **gentle)
+    small = {
+        "schedule": gentle["schedule"],
+        "model": {**DISTILL["model"], "layer_scale": None, "drop_path": 0.0},
+        "teacher": "no collapse",
+    }
+    case("student collapse", prepare=alike_targets, **watched, steps=200, **small, objective=alone)
+    case("average collapse", prepare=fading_average, **watched, steps=200, **small)
+    case("no collapse in distillation", **watched, steps=100, **small)
     (folder / "found.json").write_text(json.dumps(found))
 
 

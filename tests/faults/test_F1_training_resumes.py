@@ -24,13 +24,6 @@ from tests.faults.training_program import (
 
 
 @pytest.fixture(scope="module")
-def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = prepare(tmp_path_factory.mktemp("left-alone"))
-    finish(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SIGKILL of the stage and its process group in the middle of the run."""
     folder = prepare(tmp_path_factory.mktemp("killed"))

@@ -99,5 +99,17 @@ def test_a_teacher_without_centring_collapses_and_is_stopped_with_the_numbers(fo
     assert "objective.centring" in message
 
 
-def test_the_same_watch_lets_a_healthy_training_go_to_its_end(folder: Path) -> None:
-    assert metrics(folder, "no collapse")["steps"] == 100
+def test_a_student_that_tells_images_apart_no_more_is_stopped_though_its_teacher_does(folder: Path) -> None:
+    message = error(folder, "student collapse")
+    assert "training has collapsed: student_" in message
+    assert "student_entropy" in message
+    assert not (folder / "student collapse" / "pretrain").exists()
+
+
+def test_an_average_that_is_none_of_its_student_is_stopped_though_the_student_learns(folder: Path) -> None:
+    assert "training has collapsed: spare_" in error(folder, "average collapse")
+
+
+@pytest.mark.parametrize("case", ["no collapse", "no collapse in distillation"])
+def test_the_same_watch_lets_a_healthy_training_go_to_its_end(folder: Path, case: str) -> None:
+    assert metrics(folder, case)["steps"] == 100

@@ -34,10 +34,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_F7_a_full_disk_under_checkpoints_keeps_the_old_ones_and_the_run_goes_on_with_room(
-    small_disk: Path, tmp_path: Path
+    small_disk: Path, left_alone: Path, tmp_path: Path
 ) -> None:
-    alone = prepare(tmp_path / "alone")
-    finish(alone)
     folder = prepare(tmp_path / "full")
     process = start(folder, SELFSIGHT_CHECKPOINT_DIR=str(small_disk))
     output, _ = process.communicate(timeout=SECONDS)
@@ -49,4 +47,4 @@ def test_F7_a_full_disk_under_checkpoints_keeps_the_old_ones_and_the_run_goes_on
     assert not list(run.glob(".partial-*")), "what was not does not fill the disk"
     assert mount(small_disk, "remount", f"size={LARGE}")
     assert f"goes on from step {int(newest.name[-8:])} " in finish(folder, SELFSIGHT_CHECKPOINT_DIR=str(small_disk))
-    assert_same(folder, alone)
+    assert_same(folder, left_alone)

@@ -24,6 +24,7 @@ MEASURES = (
     "teacher_entropy",
     "student_entropy",
     "prototype_usage",
+    "student_prototype_usage",
     "feature_std",
     "effective_rank",
     "teacher_student_cosine",
@@ -55,9 +56,10 @@ def batch_of(first: int, last: int, masked: str) -> CropBatch:
     )
 
 
-def train(centring: str, masked: str, rank: int, world: int) -> dict[str, Any]:
+def train(centring: str, masked: str, rank: int, world: int, tile_rows: int | None = None) -> dict[str, Any]:
     """Three steps of gradient descent; the loss and what is left at the end."""
-    params = DINOv2Params(dino_head=HEAD, ibot_head=HEAD, centring=centring, koleo_group=4, drop_path_group=8)
+    params = DINOv2Params(dino_head=HEAD, ibot_head=HEAD, centring=centring, koleo_group=4, drop_path_group=8,
+                          tile_rows=tile_rows)  # fmt: skip
     made = DINOv2Objective.build(CONFIG, params, seed=0)
     share = IMAGES // world
     losses = []
@@ -82,15 +84,15 @@ def train(centring: str, masked: str, rank: int, world: int) -> dict[str, Any]:
     return {"losses": torch.stack(losses), "state": made.state_dict(), "measures": measures / world}
 
 
-CASES = [
-    (centring, masked) for centring in ("softmax", "sinkhorn") for masked in ("everywhere", "first half only", "none")
-]
+CENTRINGS = ("softmax", "sinkhorn")
+CASES = [(centring, masked) for centring in CENTRINGS for masked in ("everywhere", "first half only", "none")]
 
 
 def process(rank: int, port: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     results: dict[str, Any] = {f"{a} {b}": train(a, b, rank, 2) for a, b in CASES}
+    results |= {f"tiled {centring}": train(centring, "everywhere", rank, 2, tile_rows=6) for centring in CENTRINGS}
     for name, first in SPLITS.items():
         part = cosines()[:first] if rank == 0 else cosines()[first:]
         results[name] = sinkhorn(part, temperature=0.1)
@@ -124,6 +126,14 @@ def test_health_measures_of_two_processes_are_those_of_one(
 ) -> None:
     one = train(centring, masked, 0, 1)["measures"]
     torch.testing.assert_close(two_processes[0][f"{centring} {masked}"]["measures"], one, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("centring", CENTRINGS)
+def test_health_measures_of_tiles_on_two_processes_are_those_of_one(
+    two_processes: list[dict[str, Any]], centring: str
+) -> None:
+    one = train(centring, "everywhere", 0, 1)["measures"]
+    torch.testing.assert_close(two_processes[0][f"tiled {centring}"]["measures"], one, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", SPLITS)

@@ -1,6 +1,5 @@
 """Training over two machines: two launches on one computer that meet at another loopback address."""
 
-import csv
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.integration.ranks import free_port
+from tests.integration.stage_runs import curve
 from tests.tiny_training import DISTILL, PRETRAIN, make_data
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,18 +55,10 @@ def prepare(folder: Path, **changes: object) -> Path:
     return folder
 
 
-def curve(folder: Path) -> list[dict[str, float]]:
-    with (folder / "pretrain.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
 @pytest.mark.slow
-def test_two_machines_compute_the_loss_of_two_processes_and_only_the_first_writes(tmp_path: Path) -> None:
-    one = prepare(tmp_path / "one")
-    launch = start(one, processes=2)
-    [said] = finish(launch)
-    assert launch.returncode == 0, said
-
+def test_two_machines_compute_the_loss_of_two_processes_and_only_the_first_writes(
+    on_two_processes: Path, tmp_path: Path
+) -> None:
     two = prepare(tmp_path / "two")
     meeting = {"nodes": 2, "rendezvous": f"127.0.0.2:{free_port()}"}
     second = start(two, node_rank=1, **meeting)  # whoever comes first waits
@@ -75,11 +67,13 @@ def test_two_machines_compute_the_loss_of_two_processes_and_only_the_first_write
     assert (first.returncode, second.returncode) == (0, 0), said_first + said_second
     assert "2 process(es)" in said_first
 
-    for row, expected in zip(curve(two), curve(one), strict=True):
+    for row, expected in zip(curve(two), curve(on_two_processes), strict=True):
         assert row == pytest.approx(expected, rel=RELATIVE_TOLERANCE)
-    checkpoints = [sorted(path.name for path in folder.glob(".checkpoints/*/*/shard-*")) for folder in (one, two)]
+    checkpoints = [
+        sorted(path.name for path in folder.glob(".checkpoints/*/*/shard-*")) for folder in (on_two_processes, two)
+    ]
     assert checkpoints[0] == checkpoints[1]
-    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    assert {path.name for path in two.iterdir()} == {path.name for path in on_two_processes.iterdir()}
 
 
 @pytest.mark.slow

@@ -1,38 +1,18 @@
 """Pretraining and distillation as their stages run them: torchrun, ZeRO-3, real objective, real images."""
 
-import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from components.models.backbone import load_backbone
 from components.models.heads import load_heads
+from tests.integration.stage_runs import curve, run
 from tests.tiny_training import DISTILL, PRETRAIN, make_data
 
-ROOT = Path(__file__).resolve().parents[2]
 RELATIVE_TOLERANCE = 1e-3
 """Of one process against two, over eight steps of fp32: sums are added up in another order."""
-
-
-def run(folder: Path, params: dict[str, Any], name: str, processes: int = 1) -> "subprocess.CompletedProcess[str]":
-    (folder / "params.json").write_text(json.dumps(params))
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("SELFSIGHT_")}
-    own = {"SELFSIGHT_HOME": str(folder), "SELFSIGHT_PROCESSES": str(processes), "SELFSIGHT_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "tests.tiny_training", str(folder), str(folder / "params.json"), name],
-        cwd=ROOT, env={**environment, **own}, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-
-
-def curve(folder: Path, name: str = "pretrain") -> list[dict[str, float]]:
-    with (folder / f"{name}.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +49,13 @@ def test_continued_pretraining_begins_with_the_given_weights_and_names_them(pret
 
 
 @pytest.mark.slow
-def test_two_processes_compute_the_loss_of_one(pretrained: Path, tmp_path: Path) -> None:
-    make_data(tmp_path)
-    done = run(tmp_path, PRETRAIN, "pretrain", processes=2)
-    assert done.returncode == 0, done.stderr
+def test_two_processes_compute_the_loss_of_one(pretrained: Path, on_two_processes: Path) -> None:
     losses = ("loss", "dino_global", "dino_local", "ibot", "koleo", "gradient_norm.backbone", "gradient_norm.ibot_head")
-    for one, two in zip(curve(pretrained), curve(tmp_path), strict=True):
+    for one, two in zip(curve(pretrained), curve(on_two_processes), strict=True):
         assert {name: two[name] for name in losses} == pytest.approx(
             {name: one[name] for name in losses}, rel=RELATIVE_TOLERANCE
         )
-    mine, theirs = (load_backbone(folder / "pretrain").model.state_dict() for folder in (pretrained, tmp_path))
+    mine, theirs = (load_backbone(folder / "pretrain").model.state_dict() for folder in (pretrained, on_two_processes))
     for name, value in mine.items():
         torch.testing.assert_close(theirs[name], value, rtol=RELATIVE_TOLERANCE, atol=1e-4)
 

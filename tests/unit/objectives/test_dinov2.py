@@ -116,6 +116,7 @@ def test_health_measures_come_on_request_only(make_batch: MakeBatch) -> None:
         "teacher_entropy",
         "student_entropy",
         "prototype_usage",
+        "student_prototype_usage",
         "feature_std",
         "effective_rank",
         "teacher_student_cosine",

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,25 @@ def test_every_student_parameter_gets_a_gradient(make_batch: MakeBatch) -> None:
     made = objective()
     made(batch=make_batch(), state=STATE).loss.backward()
     assert [name for name, parameter in made.student.named_parameters() if parameter.grad is None] == []
+
+
+def test_student_and_spare_are_measured_each_by_its_own_features(make_batch: MakeBatch) -> None:
+    measured, batch = replace(STATE, measure=True), make_batch()
+    healthy = objective()(batch=batch, state=measured).parts
+    names = {f"{who}_{what}" for who in ("student", "spare") for what in ("feature_std", "effective_rank")}
+    assert names <= healthy.keys()
+    assert not names & objective()(batch=batch, state=STATE).parts.keys()
+    for collapsed in ("student", "spare"):
+        made = objective()
+        for parameter in getattr(made, collapsed).backbone.norm.parameters():
+            parameter.data.fill_(1.0 if parameter is made.get_parameter(f"{collapsed}.backbone.norm.bias") else 0.0)
+        parts = made(batch=batch, state=measured).parts
+        for name in names:
+            if name.startswith(collapsed):
+                assert parts[name] < healthy[name] / 2, name
+            else:
+                assert torch.equal(parts[name], healthy[name]), name
+        assert torch.equal(parts["feature_std"], healthy["feature_std"]), "that of the teacher"
 
 
 def test_teacher_comes_from_its_artifact_with_its_heads(make_batch: MakeBatch, tmp_path: Path) -> None:

@@ -108,6 +108,35 @@ def test_each_way_to_collapse_is_told_with_its_numbers(measures: dict[str, float
         assert f"{name} {({**HEALTHY, **measures})[name]:.4g}" in error.what
 
 
+STUDENT = {f"student_{name}": HEALTHY[name] for name in ("prototype_usage", "feature_std", "effective_rank")}
+DISTILLATION = STUDENT | {"student_entropy": 3.0, "spare_feature_std": 0.8, "spare_effective_rank": 20.0}
+
+
+@pytest.mark.parametrize(
+    ("measures", "named", "remedy"),
+    [
+        ({"student_entropy": math.log(PROTOTYPES), "student_prototype_usage": 1.0}, "student_information 0", "lr"),
+        ({"student_feature_std": 0.002}, "student_feature_std 0.002", "lr"),
+        ({"student_effective_rank": 1.01}, "student_effective_rank 1.01", "lr"),
+        ({"spare_feature_std": 0.0}, "spare_feature_std 0", "momentum"),
+        ({"spare_effective_rank": 1.0}, "spare_effective_rank 1", "momentum"),
+    ],
+)
+def test_a_student_or_its_average_that_collapses_beside_a_healthy_teacher_is_told(
+    measures: dict[str, float], named: str, remedy: str
+) -> None:
+    assert collapse(DISTILLATION) is None
+    error = collapse(DISTILLATION | measures)
+    assert error is not None
+    assert f"training has collapsed: {named} has been below" in error.what
+    assert remedy in error.remedy
+
+
+def test_in_pretraining_what_the_students_prototypes_tell_is_not_judged() -> None:
+    """It is less sharp than its teacher, which follows it."""
+    assert collapse({"student_entropy": math.log(PROTOTYPES), "student_prototype_usage": 1.0}) is None
+
+
 def test_sharp_but_varied_assignments_are_no_collapse() -> None:
     """Low entropy alone is what training is for; so is an even use of prototypes."""
     assert collapse({"teacher_entropy": 0.0, "prototype_usage": 0.5}) is None
