@@ -2,12 +2,14 @@
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from components.errors import USER_ERROR_EXIT_CODE, UserError, no_space_is_a_user_error
+from components.redaction import redact_text
 from components.settings import get_settings
 
 if TYPE_CHECKING:
@@ -300,10 +302,9 @@ def main() -> None:
         sys.exit(USER_ERROR_EXIT_CODE)
     except Exception as error:
         code = _stage_code(error)
-        if code is None:
-            raise
-        sys.stderr.write(f"selfsight: {error}\n")
-        sys.exit(code)
+        shown = traceback.format_exc() if code is None else f"selfsight: {error}\n"
+        sys.stderr.write(redact_text(shown))
+        sys.exit(1 if code is None else code)
 
 
 def _stage_code(error: Exception) -> int | None:
