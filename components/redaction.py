@@ -14,7 +14,7 @@ _QUERY = (
     r"(?:access_?|id_?|refresh_?)?token|password|passwd|secret|api_?key|key"
 )
 SECRET = re.compile(rf"://[^/?#\s]*@|[?&;](?:{_QUERY})=", re.I)
-ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]+", re.I)
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]", re.I)
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_?KEY|CREDENTIALS?$", re.I)
 LEAST_LENGTH = 8
 """Shorter values are words that a log may well hold for other reasons."""
@@ -33,7 +33,10 @@ def redact(address: str) -> str:
     """The address without user, password and, where it holds a secret, query."""
     if not holds_secret(address):
         return address
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # of brackets that are no IPv6 address
+        return f"{address.partition('://')[0]}://{HIDDEN}"
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
@@ -59,7 +62,7 @@ def secrets_of(environment: Mapping[str, str]) -> set[str]:
 
 
 def _password(address: str) -> Iterable[str]:
-    user_info = urlsplit(address).netloc.rpartition("@")[0]
+    user_info = address.partition("://")[2].partition("/")[0].rpartition("@")[0]
     password = user_info.partition(":")[2]
     return {password, unquote(password)}
 

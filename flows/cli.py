@@ -217,6 +217,8 @@ def forget(
     from flows.takedown import forgotten_lines
 
     settings = _settings()
+    if not images and (undo or copies):
+        raise UserError("no image is given", remedy="`selfsight forget --list` shows which are forgotten")
     if list_ or not images:
         lines = forgotten_lines(settings)
     else:

@@ -73,7 +73,7 @@ class ImageNames:
     def _called(self, image: str) -> frozenset[str]:
         if self._sources is None:
             return frozenset()
-        hit = pc.or_(pc.equal(self._sources["name"], image), pc.equal(self._sources["uri"], image))
+        hit = pc.or_kleene(pc.equal(self._sources["name"], image), pc.equal(self._sources["uri"], image))
         return frozenset(self._sources.filter(hit)["id"].to_pylist())
 
     def _beginning_with(self, key: str) -> frozenset[str]:

@@ -25,6 +25,7 @@ from components.redaction import guard, holds_secret, redact, redact_text, secre
         ("https://host/x?AWSAccessKeyId=AKIA&Expires=1&Signature=abc", "https://host/x"),
         ("https://host/x?sv=2020&sig=abc", "https://host/x"),
         ("https://host/x?access_token=abc#part", "https://host/x"),
+        ("http://user:geheim@[host", "http://[secret]"),
     ],
 )
 def test_secrets_are_removed(address: str, shown: str) -> None:
@@ -41,8 +42,8 @@ def test_an_address_without_a_secret_stays_as_it_is(address: str) -> None:
 
 
 def test_addresses_in_the_messages_of_libraries_are_redacted() -> None:
-    said = "API request to http://u:geheim@host:5000/api failed, see https://host/x?token=geheim and s3://bucket/a@b"
-    shown = "API request to http://host:5000/api failed, see https://host/x and s3://bucket/a@b"
+    said = "API request to http://u:geheim@host:5000/api failed, see https://host/x?token=geheim: s3://bucket/a@b"
+    shown = "API request to http://host:5000/api failed, see https://host/x: s3://bucket/a@b"
     assert redact_text(said) == shown
     error = UserError(said, remedy="mend http://u:geheim@host")
     assert str(error) == f"{shown}: mend http://host"
