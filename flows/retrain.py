@@ -64,17 +64,11 @@ def retrain(retries: int = 1) -> State[Any]:
     with sole_pipeline(settings.root):
         params = load_params(settings.root / paths.PARAMS)
         news = refresh_source(params, settings)
-        released = _released(settings)
-        pending = news is not None or released is None or not is_up_to_date(settings.root)
-        waiting = _waiting(released, params, settings) if pending else None
-        if pending and waiting is None:
-            _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
-            refresh_embedder(params, settings, always=news is not None)
-            refresh_initial(params, settings, always=news is not None)
-            pipeline(retries=retries)
-            released = _released(settings)
-            if released is None:
-                raise UserError("the release could not be registered", remedy="see the lines above, then run again")
+        released, waiting = _released(settings), None
+        if news is not None or released is None or not is_up_to_date(settings.root):
+            waiting = _waiting(released, params, settings)
+            if released is None or waiting is None:
+                released = _train(news, params, settings, retries)
         outcome = _judge(released, params, settings)
         shared = _pay(settings)
         if outcome is not None:
@@ -86,6 +80,18 @@ def retrain(retries: int = 1) -> State[Any]:
         if news is not None:
             return Completed(name=SKIPPED, message=f"version {released}, made of the new images, was judged before")
         return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
+
+
+def _train(news: str | None, params: PipelineParams, settings: Settings, retries: int) -> RegisteredVersion:
+    """Brings the pipeline up to date, and returns what came of it."""
+    _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
+    refresh_embedder(params, settings, always=news is not None)
+    refresh_initial(params, settings, always=news is not None)
+    pipeline(retries=retries)
+    released = _released(settings)
+    if released is None:
+        raise UserError("the release could not be registered", remedy="see the lines above, then run again")
+    return released
 
 
 def _waiting(released: RegisteredVersion | None, params: PipelineParams, settings: Settings) -> str | None:
