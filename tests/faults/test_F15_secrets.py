@@ -82,12 +82,8 @@ def small(tmp_path: Path, empty_database: Path) -> Path:
     return project
 
 
-@pytest.mark.parametrize(
-    "command", [("status",), ("promote",), ("who-saw", "0" * 64), ("explain", "models:/backbone@x")]
-)
-def test_F15_a_tracking_server_that_is_away_is_named_without_its_password(
-    small: Path, command: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("command", [("promote",), ("who-saw", "0" * 64)])
+def test_F15_a_server_that_is_away_is_named_without_its_password(small: Path, command: tuple[str, ...]) -> None:
     done = selfsight(small, *command, SELFSIGHT_MLFLOW_URI=NOWHERE, **KEYS)
     assert "does not answer" in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
@@ -112,26 +108,28 @@ def test_F15_credentials_in_an_address_that_would_be_written_down_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("command", "key", "value"),
     [
-        ("snapshot:\n  source: scenes", f"snapshot:\n  source: {SIGNED}"),
-        ("embed: {}", f"embed:\n  embedder: s3://{USER}:{PASSWORD}@bucket/backbone"),
-        ("  method: dinov2", f"  method: dinov2\n  initial: {SIGNED}"),
+        ("snapshot", "snapshot:\n  source: scenes", f"snapshot:\n  source: {SIGNED}"),
+        ("run", "embed: {}", f"embed:\n  embedder: s3://{USER}:{PASSWORD}@bucket/backbone"),
+        ("retrain", "  method: dinov2", f"  method: dinov2\n  initial: {SIGNED}"),
     ],
 )
-def test_F15_a_secret_that_was_written_into_the_parameters_goes_no_further(small: Path, key: str, value: str) -> None:
+def test_F15_a_secret_that_was_written_into_the_parameters_goes_no_further(
+    small: Path, command: str, key: str, value: str
+) -> None:
     params = small / "params.yaml"
     text = params.read_text()
     assert key in text
     params.write_text(text.replace(key, value))
-    for command in ("run", "snapshot", "retrain"):
-        done = selfsight(small, command)
-        assert done.returncode == 2
-        assert "contains a password or key" in done.stderr
+    done = selfsight(small, command)
+    assert done.returncode == 2
+    assert "contains a password or key" in done.stderr
     params.unlink()
     assert leaks(small) == []
 
 
+@pytest.mark.slow
 def test_F15_what_a_stage_blurts_out_is_in_no_log(small: Path, tmp_path: Path) -> None:
     (small / "first.py").write_text(
         "import os, sys\n"
