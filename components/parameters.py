@@ -3,12 +3,13 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from components.errors import UserError
+from components.redaction import holds_secret
 
 
 class Params(BaseModel):
@@ -29,12 +30,36 @@ def validate(model: type[P], values: Mapping[str, Any], *, where: str) -> P:
         where: name of the file the values come from, for the message.
 
     Raises:
-        UserError: naming the key, its value, what is allowed and, for an unknown key, the nearest valid one.
+        UserError: naming the key, its value (but for one with a password or key in it), what is allowed and, for an
+            unknown key, the nearest valid one.
     """
+    refuse_secrets(values, (), where)
     try:
         return model.model_validate(values)
     except ValidationError as error:
         raise _explain(model, error, where) from None
+
+
+def refuse_secrets(value: Any, path: Sequence[str], where: str) -> None:
+    """Parameters go to git, DVC and MLflow, so that no secret may be among them; the message does not repeat it.
+
+    Args:
+        value: a plain value, mappings and lists included.
+        path: keys that lead to it.
+        where: name of the file, for the message.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            refuse_secrets(inner, (*path, str(name)), where)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            refuse_secrets(inner, path, where)
+    elif isinstance(value, str) and holds_secret(value):
+        remedy = "give credentials in the environment (AWS_ACCESS_KEY_ID …) or in ~/.aws"
+        raise UserError(f"{where}: the value of '{'.'.join(path)}' contains a password or key", remedy=remedy)
 
 
 def parameters_hash(values: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from components.errors import UserError
+from components.redaction import guard, holds_secret
 
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -29,6 +30,8 @@ SAFE_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "GIT_PYTHON_REFRESH": "quiet",
+    # it shows the tracking server's address as given, with a password in it
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 
@@ -161,6 +164,7 @@ def get_settings() -> Settings:
         UserError: naming the variable and what it may be.
     """
     quiet_environment()
+    guard_secrets()
     try:
         here = Path.cwd()
         settings = Settings(_env_file=(_main_worktree(here) / ENV_FILE, here / ENV_FILE))
@@ -168,9 +172,24 @@ def get_settings() -> Settings:
         first = error.errors()[0]
         name = "SELFSIGHT_" + "_".join(str(part) for part in first["loc"]).upper()
         raise UserError(f"{name} is {first.get('input')!r}", remedy=first["msg"]) from None
+    _refuse_credentials(settings)
+    guard({"SELFSIGHT_MLFLOW_URI": settings.mlflow_uri or ""})  # also from .env
     if settings.s3_endpoint is not None:
         os.environ.setdefault("MLFLOW_S3_ENDPOINT_URL", settings.s3_endpoint)  # MLflow's own name for it
     return settings
+
+
+def guard_secrets() -> None:
+    """Keeps the secrets of the environment out of what this process logs or dies with."""
+    guard(os.environ)
+
+
+def _refuse_credentials(settings: Settings) -> None:
+    """These addresses are written down: by DVC in its configuration, by MLflow in every run, in checkpoints' jobs."""
+    for name in ("s3_endpoint", "artifact_root", "checkpoint_mirror"):
+        if holds_secret(getattr(settings, name) or ""):
+            remedy = "give credentials by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            raise UserError(f"SELFSIGHT_{name.upper()} contains a password or key", remedy=remedy)
 
 
 def quiet_environment() -> None:

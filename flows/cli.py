@@ -2,12 +2,14 @@
 
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from components.errors import USER_ERROR_EXIT_CODE, UserError, no_space_is_a_user_error
+from components.redaction import redact_text
 from components.settings import get_settings
 
 if TYPE_CHECKING:
@@ -35,6 +37,13 @@ Phases = Annotated[list[str] | None, typer.Argument(metavar="[PHASE]...", help="
 Version = Annotated[str | None, typer.Argument(metavar="[VERSION]", help="default: the candidate")]
 
 Force = Annotated[bool, typer.Option("--force", help="promote against the gate; the history keeps that")]
+
+IMAGE = "a file, its name or URI in the source, or its SHA-256 or a prefix of it"
+ImageList = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help=IMAGE)]
+Reason = Annotated[str, typer.Option(metavar="TEXT", help="kept in data/forgotten.log")]
+Copies = Annotated[bool, typer.Option("--copies", help="their near-copies, too, as the last deduplication found them")]
+Undo = Annotated[bool, typer.Option("--undo", help="let them be used again")]
+List = Annotated[bool, typer.Option("--list", help="show the images that are forgotten; the default without IMAGE")]
 
 Gpus = Annotated[int, typer.Option(min=1, help="GPUs, over all machines")]
 Batch = Annotated[int | None, typer.Option(min=2, help="images of a step; default: as in the parameters")]
@@ -158,6 +167,19 @@ def retrain(retries: Retries = 1) -> None:
     retrain_once(get_settings(), retries=retries)
 
 
+@app.command()
+def drift() -> None:
+    """Compare what the source holds now with the champion's images, in the champion's eyes; trains nothing."""
+    from flows.drift import drift_now
+    from flows.run import signals_unwind
+    from flows.terminal import own_terminal
+
+    settings = _settings()
+    with own_terminal() as terminal, signals_unwind():
+        decision = drift_now(settings, terminal.show)
+    typer.echo("\n".join(decision.lines()))
+
+
 @app.command("serve-flows")
 def serve_flows() -> None:
     """Run `retrain` on the schedule of params.yaml, one at a time, until stopped."""
@@ -184,6 +206,43 @@ def rollback() -> None:
     from flows.promotion import roll_back
 
     typer.echo(roll_back(_settings()))
+
+
+@app.command()
+def forget(
+    images: ImageList = None, reason: Reason = "", copies: Copies = False, undo: Undo = False, list_: List = False
+) -> None:
+    """Mark images as never to be used; the next run leaves them out. Shows which versions have seen them."""
+    from flows.takedown import forget as forget_images
+    from flows.takedown import forgotten_lines
+
+    settings = _settings()
+    if not images and (undo or copies):
+        raise UserError("no image is given", remedy="`selfsight forget --list` shows which are forgotten")
+    if list_ or not images:
+        lines = forgotten_lines(settings)
+    else:
+        lines = forget_images(images, settings, reason=reason, copies=copies, undo=undo)
+    typer.echo("\n".join(lines))
+
+
+@app.command("who-saw")
+def who_saw(image: Annotated[str, typer.Argument(metavar="IMAGE", help=IMAGE)]) -> None:
+    """Show which registered versions were trained on an image, or began with weights that were."""
+    from flows.explanation import who_saw_lines
+
+    typer.echo("\n".join(who_saw_lines(image, _settings())))
+
+
+@app.command()
+def explain(
+    uri: Annotated[str, typer.Argument(metavar="URI", help="models:/NAME@ALIAS or models:/NAME/VERSION")],
+    images: Annotated[bool, typer.Option("--images", help="list every image that it was trained on instead")] = False,
+) -> None:
+    """Show what a registered version was made from: commit, data, counts, parameters."""
+    from flows.explanation import explain_lines, image_lines
+
+    typer.echo("\n".join((image_lines if images else explain_lines)(uri, _settings())))
 
 
 @app.command()
@@ -245,10 +304,9 @@ def main() -> None:
         sys.exit(USER_ERROR_EXIT_CODE)
     except Exception as error:
         code = _stage_code(error)
-        if code is None:
-            raise
-        sys.stderr.write(f"selfsight: {error}\n")
-        sys.exit(code)
+        shown = traceback.format_exc() if code is None else f"selfsight: {error}\n"
+        sys.stderr.write(redact_text(shown))
+        sys.exit(1 if code is None else code)
 
 
 def _stage_code(error: Exception) -> int | None:

@@ -14,6 +14,8 @@ import tty
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from components.redaction import redact_text
+
 POLL_SECONDS = 0.05
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 BAR = re.compile(r"^!?$|\d%\s?\||\[\d\d:\d\d[<,]")
@@ -50,7 +52,7 @@ class LineSplitter:
 
 
 def _output(line: str) -> Output:
-    text = _last_look(line)
+    text = redact_text(_last_look(line))
     return Output(text, is_progress=BAR.search(text) is not None)
 
 

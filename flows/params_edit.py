@@ -2,13 +2,13 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.errors import UserError
-from components.redaction import holds_secret
+from components.parameters import refuse_secrets
 from flows.yaml_text import parse, remove_key, set_value
 
 RECIPES = Path("infra/recipes")
@@ -84,7 +84,7 @@ def _changed(text: str, request: Request, recipes: Path) -> str:
     present = [*_leaves(parse(text))] if recipe else []
     differing = [one for one in _leaves(recipe) if not _holds(present, one)]
     for keys, value in (*differing, *_changes(request)):
-        _refuse_secrets(keys, value)
+        refuse_secrets(value, keys, "params.yaml")
         text = set_value(text, keys, value)
     return text
 
@@ -166,16 +166,6 @@ def _parse_override(override: str) -> tuple[list[str], Any]:
         return keys, parse(text)
     except YAMLError:
         raise UserError(f"--set {override}: the value is not valid YAML", remedy="quote it: KEY='\"…\"'") from None
-
-
-def _refuse_secrets(keys: Sequence[str], value: Any) -> None:
-    """params.yaml goes to git and MLflow, so that no secret may enter it; the message does not repeat it."""
-    if isinstance(value, str) and holds_secret(value):
-        what = f"the value for '{'.'.join(keys)}' contains a password or key"
-        raise UserError(what, remedy="give credentials in the environment (AWS_ACCESS_KEY_ID …) or in ~/.aws")
-    if isinstance(value, list):
-        for item in value:
-            _refuse_secrets(keys, item)
 
 
 def _write(path: Path, text: str) -> None:

@@ -162,12 +162,14 @@ def register_release(parent_run_id: str | None, runs: dict[str, str]) -> str | N
     Returns:
         The version of the registered model; None while the registry is away: the next run makes up for it.
     """
+    from components.registry.images import ImageSources
     from components.registry.registration import register
     from components.registry.versions import RegistryUnavailable
 
     settings = get_settings().model_copy(update={"parent_run_id": parent_run_id})
     try:
-        return register(settings.root / paths.RELEASE, settings, runs=runs).version
+        images = ImageSources(settings.root, paths.MANIFEST, paths.DEDUP, paths.CURATED)
+        return register(settings.root / paths.RELEASE, settings, runs=runs, images=images).version
     except RegistryUnavailable as error:
         message = f"registration waits for the next run: {error}"
         get_run_logger().warning(message)

@@ -112,14 +112,14 @@ class PresentImages:
     """
 
     def __init__(self, params: PipelineParams, settings: Settings) -> None:
-        from components.data.manifest import Manifest
+        from components.data.forgotten import load_usable
         from components.data.tables import read_table
         from components.evaluation.split import labelled_split
         from components.registry.lineage import evaluation_identity
 
         self._params = params
         self._settings = settings
-        self._manifest = Manifest.load(settings.root / paths.MANIFEST)
+        self._manifest = load_usable(settings.root / paths.MANIFEST, settings.root / paths.DEDUP)
         kept = settings.root / paths.DEDUP / "kept.parquet"
         found = evaluation_identity(self._manifest, kept, params.evaluate.protocol())
         self.identity = tuple(found[name] for name in IDENTITY)

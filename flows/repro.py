@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import USER_ERROR_EXIT_CODE, UserError
+from components.redaction import redact_text
 from components.settings import child_environment
 from flows.dvc_locks import BUSY, BUSY_REMEDY, BUSY_SIGNS
 from flows.output import Output
@@ -41,7 +42,7 @@ class StageError(Exception):
     """
 
     def __init__(self, stage: str, code: int, message: str) -> None:
-        super().__init__(f"{stage}: {message}")
+        super().__init__(redact_text(f"{stage}: {message}"))
         self.stage = stage
         self.code = code
 

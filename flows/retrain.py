@@ -11,14 +11,17 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
+from components.data.forgotten import read_forgotten
 from components.errors import UserError
 from components.models.backbone import artifact_hash
 from components.registry.promotion import is_judged, record_judgement
+from components.registry.sightings import who_saw
 from components.registry.versions import RegisteredVersion, by_digest, champion
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.lifeline import follow_parents
 from components.stages.params import PipelineParams, load_params
+from flows.drift import decide_drift
 from flows.exclusion import sole_pipeline
 from flows.output import Output
 from flows.pipeline import pipeline
@@ -43,9 +46,10 @@ def retrain(retries: int = 1) -> State[Any]:
         retries: how often a stage that crashed is started again.
 
     Returns:
-        A completed state: "Skipped" if the source holds nothing new and nothing is left to do from before, "Refused" if
-        the gate keeps the champion, "Promoted" if there is a new one, "Shared" if all that was left to do was to push
-        what an earlier turn promoted.
+        A completed state: "Skipped" if the source holds nothing new and nothing is left to do from before, or, where
+        `retrain.when` is "on drift", nothing that differs from what the champion was trained on; "Refused" if the gate
+        keeps the champion, "Promoted" if there is a new one, "Shared" if all that was left to do was to push what an
+        earlier turn promoted.
 
     Raises:
         UserError: if the user can mend what is wrong.
@@ -60,24 +64,48 @@ def retrain(retries: int = 1) -> State[Any]:
     with sole_pipeline(settings.root):
         params = load_params(settings.root / paths.PARAMS)
         news = refresh_source(params, settings)
-        released = _released(settings)
+        released, waiting = _released(settings), None
         if news is not None or released is None or not is_up_to_date(settings.root):
-            _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
-            refresh_embedder(params, settings, always=news is not None)
-            refresh_initial(params, settings, always=news is not None)
-            pipeline(retries=retries)
-            released = _released(settings)
-            if released is None:
-                raise UserError("the release could not be registered", remedy="see the lines above, then run again")
+            waiting = _waiting(released, params, settings)
+            if released is None or waiting is None:
+                released = _train(news, params, settings, retries)
         outcome = _judge(released, params, settings)
         shared = _pay(settings)
         if outcome is not None:
             return outcome
         if shared:
             return Completed(name=SHARED, message="pushed what an earlier turn promoted")
+        if waiting is not None:
+            return Completed(name=SKIPPED, message=f"{waiting}; version {champion(settings)} stays")
         if news is not None:
             return Completed(name=SKIPPED, message=f"version {released}, made of the new images, was judged before")
         return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
+
+
+def _train(news: str | None, params: PipelineParams, settings: Settings, retries: int) -> RegisteredVersion:
+    """Brings the pipeline up to date, and returns what came of it."""
+    _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
+    refresh_embedder(params, settings, always=news is not None)
+    refresh_initial(params, settings, always=news is not None)
+    pipeline(retries=retries)
+    released = _released(settings)
+    if released is None:
+        raise UserError("the release could not be registered", remedy="see the lines above, then run again")
+    return released
+
+
+def _waiting(released: RegisteredVersion | None, params: PipelineParams, settings: Settings) -> str | None:
+    """Why nothing is trained although something is new; None: it is trained."""
+    if params.retrain.when == "always" or released is None or (current := champion(settings)) is None:
+        return None
+    forgotten = read_forgotten(settings.root / paths.FORGOTTEN_LOCK)
+    if forgotten and who_saw(forgotten, settings).version(current.version) is not None:
+        _tell(f"version {current} has seen forgotten images: a successor is trained without them")
+        return None
+    decision = decide_drift(current, params, settings, _pass_on)
+    for line in decision.lines():
+        _tell(line)
+    return None if decision.must_train else decision.reason
 
 
 def _released(settings: Settings) -> RegisteredVersion | None:

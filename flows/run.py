@@ -133,6 +133,8 @@ def show_result(settings: Settings, result: "PipelineResult") -> None:
     """Prints scores, the registered version and where to look, on standard output."""
     from rich.console import Console
 
+    from flows.takedown import standing_lines
+
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     if result.is_noop:
         console.print("Nothing to do: every stage is up to date.")
@@ -144,6 +146,8 @@ def show_result(settings: Settings, result: "PipelineResult") -> None:
         console.print(f"registered    {settings.model_name} version {result.version}, alias candidate")
     if table is not None:
         console.print(f"pictures      {paths.EVALUATION}/index.html")
+    for line in standing_lines(settings):
+        console.print(line)
     console.print(f"runs          mlflow ui --backend-store-uri {redact(settings.tracking_uri)}")
     console.print(f"time          {result.seconds:.0f} s")
 

@@ -38,6 +38,11 @@ class RetrainParams(Params):
     """The loop: when to look for new images, and when their model is good enough."""
 
     cron: str = Field("0 3 * * *", description="when `selfsight serve-flows` starts: minute hour day month weekday")
+    when: Literal["always", "on drift"] = Field(
+        "always",
+        description="always: train when the source holds anything new; on drift: when the new images differ from those "
+        "of the champion, or it has seen forgotten ones",
+    )
     gate: GateParams = Field(GateParams(), description="candidate against champion")
 
     @field_validator("cron")

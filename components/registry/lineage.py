@@ -78,7 +78,9 @@ def describe_lineage(
         evaluation: metrics, and identity of the images they were computed on.
     """
     chosen = teacher if role == "teacher" else student
+    initial = _training(teacher).get("initial", {}).get("sha256")
     return {
+        **({"initial_sha256": initial} if initial else {}),
         "format": FORMAT,
         "role": role,
         "parameters": dict(parameters),
@@ -91,9 +93,15 @@ def describe_lineage(
         "embedder": dict(embedder),
         "teacher_sha256": artifact_hash(teacher),
         "student_sha256": artifact_hash(student),
-        "training": json.loads((chosen / LINEAGE).read_text(encoding="utf-8")),
+        "training": _training(chosen),
         "evaluation": {"role": role, **evaluation},
     }
+
+
+def _training(artifact: Path) -> dict[str, Any]:
+    """What the training stage has left in an artifact about itself."""
+    found: dict[str, Any] = json.loads((artifact / LINEAGE).read_text(encoding="utf-8"))
+    return found
 
 
 def _labelled(manifest: Manifest, ids: list[str]) -> str:

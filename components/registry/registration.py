@@ -2,23 +2,25 @@
 
 import json
 import logging
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.models.backbone import ARTIFACT_FILES, load_backbone
+from components.models.backbone import ARTIFACT_FILES, LINEAGE, load_backbone
+from components.registry.images import ImageSources, record_images
 from components.registry.versions import (
     CANDIDATE,
     DIGEST_TAG,
     EVALUATION_TAG,
     RegisteredVersion,
-    RegistryUnavailable,
     by_alias,
     by_digest,
     by_number,
     registry,
     registry_lock,
+    stored,
 )
 from components.settings import Settings
 from components.tracking import code_version, lock_commit
@@ -31,7 +33,13 @@ RUN_NAME = "register"
 LOCK_COMMIT_TAG = "git.lock_sha"
 
 
-def register(artifact: Path, settings: Settings, *, runs: Mapping[str, str] | None = None) -> RegisteredVersion:
+def register(
+    artifact: Path,
+    settings: Settings,
+    *,
+    runs: Mapping[str, str] | None = None,
+    images: ImageSources | None = None,
+) -> RegisteredVersion:
     """Makes an artifact a version of the model under the alias `candidate`.
 
     An artifact that is registered already is not registered again, only the alias is moved to it. Safe to call from
@@ -41,6 +49,7 @@ def register(artifact: Path, settings: Settings, *, runs: Mapping[str, str] | No
         artifact: folder of a complete backbone artifact, with the lineage that the stage `release` writes.
         settings: where MLflow is.
         runs: MLflow run of each stage that led to the artifact, kept as tags `run.STAGE`.
+        images: where the outs are that say which images it was trained on; with the version these are recorded.
 
     Raises:
         UserError: if the artifact is missing or incomplete.
@@ -54,9 +63,27 @@ def register(artifact: Path, settings: Settings, *, runs: Mapping[str, str] | No
             found = _create(artifact, tags, runs or {}, settings)
             _log.info("%s version %s registered", found.name, found.version)
         _name_lock_commit(found, settings)
+        if images is not None:
+            record_images(found, backbone.lineage, images, settings)
         if by_alias(CANDIDATE, settings) != found:
             with registry(settings) as made:
                 made.set_registered_model_alias(settings.model_name, CANDIDATE, found.version)
+    return found
+
+
+def read_lineage(version: RegisteredVersion, settings: Settings) -> dict[str, Any]:
+    """Content of `lineage.json` of a registered version, without fetching its weights.
+
+    Raises:
+        RegistryUnavailable: if MLflow or its artifact store does not answer.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        registry(settings) as made,
+        stored(f"the lineage of version {version} cannot be fetched"),
+    ):
+        path = made.download_artifacts(version.run_id, f"{FOLDER}/{LINEAGE}", folder)
+        found: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
     return found
 
 
@@ -68,6 +95,8 @@ def version_tags(lineage: Mapping[str, Any]) -> dict[str, str]:
         "curated.sha256": lineage.get("curated", {}).get("sha256"),
         "curated.count": lineage.get("curated", {}).get("count"),
         "teacher.sha256": lineage.get("teacher_sha256"),
+        "student.sha256": lineage.get("student_sha256"),
+        "initial.sha256": lineage.get("initial_sha256"),
         "embedder": lineage.get("embedder", {}).get("version"),
         **{f"dvc.{path}": digest for path, digest in lineage.get("dependencies", {}).items()},
     }
@@ -108,16 +137,10 @@ def _name_lock_commit(version: RegisteredVersion, settings: Settings) -> None:
 
 
 def _upload(artifact: Path, made: Any, run: Any) -> None:
-    try:
+    with stored(f"the artifact cannot be stored at {run.info.artifact_uri}"):
         for name in ARTIFACT_FILES:
             if (artifact / name).is_file():
                 made.log_artifact(run.info.run_id, str(artifact / name), FOLDER)
-    except Exception as error:  # every store has error classes of its own, and all of them mean this
-        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
-        raise RegistryUnavailable(
-            f"the artifact cannot be stored at {run.info.artifact_uri} ({reason})",
-            remedy="check the artifact store (SELFSIGHT_ARTIFACT_ROOT, credentials, space), then run again",
-        ) from error
 
 
 def _upload_run(made: Any, digest: str, code: Mapping[str, str], settings: Settings) -> Any:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pyarrow.compute as pc
 from pydantic import Field
 
+from components.data.forgotten import load_usable
 from components.data.manifest import Manifest
 from components.data.tables import read_table
 from components.errors import UserError
@@ -75,7 +76,7 @@ def assemble_release(
     """
     chosen = sources.teacher if params.model == "teacher" else sources.student
     backbone = load_backbone(chosen)
-    manifest = Manifest.load(sources.manifest)
+    manifest = load_usable(sources.manifest, sources.dedup)
     metrics = {str(key): float(value) for key, value in _read_json(sources.metrics, "dvc repro evaluate").items()}
     lineage = describe_lineage(
         role=params.model,

@@ -1,6 +1,7 @@
 """Versions of the registered model: what they are, and looking them up."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class RegisteredVersion:
     digest: str
     """`artifact_hash` of the artifact that was registered."""
     tags: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    run_id: str = field(default="", compare=False, repr=False)
+    """MLflow run that holds the artifact."""
 
     @property
     def uri(self) -> str:
@@ -89,6 +92,30 @@ def by_number(version: str, settings: Settings) -> RegisteredVersion:
     return found
 
 
+def by_uri(uri: str, settings: Settings) -> RegisteredVersion:
+    """The version that a URI names.
+
+    Args:
+        uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        settings: where MLflow is.
+
+    Raises:
+        UserError: if it is no such URI, or nothing carries that name.
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    named = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/(\d+))", uri)
+    if named is None:
+        raise UserError(
+            f"{uri}: names no registered version", remedy="write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    name, alias, number = named.groups()
+    there = settings.model_copy(update={"model_name": name})
+    found = by_alias(alias, there) if alias else by_number(number, there)
+    if found is None:
+        raise UserError(f"{uri}: no version carries it", remedy="`selfsight status` shows what is registered")
+    return found
+
+
 def by_digest(digest: str, settings: Settings) -> RegisteredVersion | None:
     """The first version that was registered from an artifact; None if none was.
 
@@ -99,6 +126,42 @@ def by_digest(digest: str, settings: Settings) -> RegisteredVersion | None:
     with registry(settings) as made:
         found = [one for one in made.search_model_versions(wanted) if one.status == "READY"]
     return min(map(_version, found), key=lambda one: int(one.version), default=None)
+
+
+def all_versions(settings: Settings) -> list[RegisteredVersion]:
+    """Every registered version, the newest first.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    with registry(settings) as made:
+        found, token = [], None
+        while token != "":
+            page = made.search_model_versions(f"name = '{settings.model_name}'", page_token=token)
+            found += [one for one in page if one.status == "READY"]
+            token = page.token or ""
+    return sorted(map(_version, found), key=lambda one: -int(one.version))
+
+
+def aliases(settings: Settings) -> dict[str, list[str]]:
+    """Aliases of each version that carries one, by its number.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with registry(settings) as made:
+        try:
+            found = made.get_registered_model(settings.model_name).aliases
+        except MlflowException as error:
+            if error.error_code in _ABSENT:
+                return {}
+            raise
+    carried: dict[str, list[str]] = {}
+    for alias, version in sorted(found.items()):
+        carried.setdefault(str(version), []).append(alias)
+    return carried
 
 
 @contextmanager
@@ -112,6 +175,21 @@ def registry(settings: Settings) -> Iterator[Any]:
         reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
         remedy = "check SELFSIGHT_MLFLOW_URI with `selfsight doctor`, then run again"
         raise RegistryUnavailable(f"the model registry does not answer ({reason})", remedy=remedy) from error
+
+
+@contextmanager
+def stored(failure: str) -> Iterator[None]:
+    """What goes wrong in the block, between here and the artifact store, is a `RegistryUnavailable`.
+
+    Args:
+        failure: what could not be done.
+    """
+    try:
+        yield
+    except Exception as error:  # every store has error classes of its own, and all of them mean this
+        reason = (str(error).splitlines() or [""])[0][:200] or type(error).__name__
+        remedy = "check the artifact store (SELFSIGHT_ARTIFACT_ROOT, credentials, space), then run again"
+        raise RegistryUnavailable(f"{failure} ({reason})", remedy=remedy) from error
 
 
 def registry_lock(settings: Settings) -> AbstractContextManager[bool]:
@@ -132,4 +210,6 @@ def _or_none(ask: Any) -> RegisteredVersion | None:
 
 def _version(found: Any) -> RegisteredVersion:
     tags = {str(name): str(value) for name, value in found.tags.items()}
-    return RegisteredVersion(str(found.name), str(found.version), tags.get(DIGEST_TAG, ""), tags)
+    return RegisteredVersion(
+        str(found.name), str(found.version), tags.get(DIGEST_TAG, ""), tags, str(found.run_id or "")
+    )

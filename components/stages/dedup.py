@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float
 
 from components.curation.candidates import candidate_pairs
 from components.curation.copies import FINE_SIDE, compare
@@ -14,6 +15,7 @@ from components.curation.deduplication import DedupParams, choose, copy_componen
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_rgb
+from components.data.forgotten import FORGOTTEN, read_forgotten, usable
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.tables import read_table, write_table
@@ -27,9 +29,9 @@ SHARPNESS_SIDE = 256
 
 def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     """Groups the training images, keeps one of each group, drops what leaks; scores it where there is truth."""
-    manifest = Manifest.load(paths.MANIFEST)
-    ids = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
-    vectors = np.load(paths.EMBEDDINGS / "embeddings.npy")
+    everything, forgotten = Manifest.load(paths.MANIFEST), read_forgotten(paths.FORGOTTEN_LOCK)
+    manifest, left_out = usable(everything, forgotten), sorted(forgotten.intersection(everything.ids()))
+    ids, vectors = _embedded(forgotten)
     in_training, in_evaluation = set(manifest.ids("train")), set(manifest.ids("eval"))
     training = np.array([one in in_training for one in ids], bool)
     evaluation = np.array([one in in_evaluation for one in ids], bool)
@@ -69,8 +71,25 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
         write_table(groups, folder / "groups.parquet")
         write_table(groups.filter(groups["kept"]).select(["id"]), folder / "kept.parquet")
         write_table(pairs, folder / "pairs.parquet")
+        write_table(pa.table({"id": pa.array(left_out, pa.string())}), folder / FORGOTTEN)
     truth = {} if manifest.truth is None else score_deduplication(groups, manifest.truth)
-    return {**_counts(groups), "candidates": len(candidates), "pairs": pairs.num_rows, **truth}
+    return {
+        **_counts(groups),
+        "forgotten": len(left_out),
+        "candidates": len(candidates),
+        "pairs": pairs.num_rows,
+        **truth,
+    }
+
+
+def _embedded(forgotten: frozenset[str]) -> tuple[list[str], Float[np.ndarray, "images dim"]]:
+    """Ids and vectors of the images that may be used."""
+    ids: list[str] = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
+    vectors: Float[np.ndarray, "images dim"] = np.load(paths.EMBEDDINGS / "embeddings.npy")
+    if forgotten.isdisjoint(ids):
+        return ids, vectors
+    rows = [row for row, one in enumerate(ids) if one not in forgotten]
+    return [ids[row] for row in rows], vectors[rows]
 
 
 def _counts(groups: pa.Table) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Frozen features of teacher, student, untrained backbone and raw pixels on one split."""
 
-from components.data.manifest import Manifest
+from components.data.forgotten import load_usable
 from components.data.shards import ShardReader
 from components.data.tables import read_table
 from components.evaluation.evaluate import evaluate
@@ -13,7 +13,7 @@ from components.stages.runner import StageContext, execute
 
 def run(params: EvaluateParams, context: StageContext) -> dict[str, float]:
     """Reads models and manifest, writes reports/evaluate."""
-    manifest = Manifest.load(paths.MANIFEST)
+    manifest = load_usable(paths.MANIFEST, paths.DEDUP)
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
     models = {"teacher": load_backbone(paths.TEACHER), "student": load_backbone(paths.STUDENT)}
     with ShardReader(paths.SHARDS, manifest.locations) as reader, publish(paths.EVALUATION) as folder:

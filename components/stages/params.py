@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from components.curation.checks import ValidateParams
 from components.curation.deduplication import DedupParams
+from components.curation.drift import DriftParams
 from components.curation.embedding import EmbedParams
 from components.curation.retrieval import RetrieveParams
 from components.data.ingest import IngestParams
@@ -33,6 +34,7 @@ class PipelineParams(Params):
     distill: DistillParams = Field(description="a smaller student")
     evaluate: EvaluateParams = Field(description="frozen features on downstream tasks")
     release: ReleaseParams = Field(description="the artifact to register")
+    drift: DriftParams = Field(DriftParams(), description="new images against those of the champion")
     retrain: RetrainParams = Field(description="schedule and gates")
 
     @model_validator(mode="after")

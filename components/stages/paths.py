@@ -6,6 +6,8 @@ PARAMS = Path("params.yaml")
 SOURCE_LOCK = Path("data/source.lock")
 EMBEDDER_LOCK = Path("data/embedder.lock")
 INITIAL_LOCK = Path("data/initial.lock")
+FORGOTTEN_LOCK = Path("data/forgotten.lock")
+FORGOTTEN_LOG = Path("data/forgotten.log")
 
 MANIFEST = Path("data/manifest")
 SHARDS = Path("data/shards")

@@ -5,7 +5,7 @@ from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
 
-UNRELATED = {"snapshot", "retrain"}
+UNRELATED = {"snapshot", "drift", "retrain"}
 """Sections that no weight depends on: the source lock stands for the first. All others are params of the stage."""
 SOURCES = ReleaseSources(
     teacher=paths.TEACHER,

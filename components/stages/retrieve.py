@@ -5,8 +5,8 @@ import pyarrow as pa
 
 from components.curation.retrieval import Retrieved, RetrieveParams, draw_queries, retrieve
 from components.curation.scoring import score_retrieval
+from components.data.forgotten import load_usable
 from components.data.lock import read_lock
-from components.data.manifest import Manifest
 from components.data.tables import read_table, write_table
 from components.stages import paths
 from components.stages.publish import publish
@@ -15,7 +15,7 @@ from components.stages.runner import StageContext, execute
 
 def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     """Chooses the training images among those that deduplication kept."""
-    manifest = Manifest.load(paths.MANIFEST)
+    manifest = load_usable(paths.MANIFEST, paths.DEDUP)
     ids = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
     vectors = np.load(paths.EMBEDDINGS / "embeddings.npy")
     row = {one: index for index, one in enumerate(ids)}

@@ -14,7 +14,8 @@ from typing import NoReturn, TypeVar
 
 from components.errors import USER_ERROR_EXIT_CODE, UserError, no_space_is_a_user_error
 from components.parameters import Params, parameters_hash
-from components.settings import Settings, get_settings
+from components.redaction import redact_text
+from components.settings import Settings, get_settings, guard_secrets
 from components.stages import paths
 from components.stages.lifeline import follow_parents
 from components.stages.params import PipelineParams, load_params
@@ -62,6 +63,7 @@ def execute(
         assist: what machines other than number 0 do, where a stage runs on several: no run, no outs, no metrics.
     """
     _configure_logging()
+    guard_secrets()
     signal.signal(signal.SIGTERM, _on_sigterm)
     code, message = 0, ""
     try:
@@ -117,7 +119,7 @@ def _report(name: str, code: int, message: str) -> None:
     except UserError:  # which is what is reported: bare `dvc repro` waits for no file
         return
     if exit_file is not None:
-        exit_file.write_text(json.dumps({"stage": name, "code": code, "message": message}))
+        exit_file.write_text(json.dumps({"stage": name, "code": code, "message": redact_text(message)}))
 
 
 def _on_sigterm(_signal: int, _frame: FrameType | None) -> None:

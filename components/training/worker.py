@@ -13,6 +13,8 @@ import torch.distributed as dist
 
 from components.errors import UserError, no_space_is_a_user_error
 from components.training.heartbeat import Heartbeat
+from components.redaction import redact_text
+from components.settings import guard_secrets
 from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
 from components.training.loop import Preempted
 from components.training.parents import die_with
@@ -47,6 +49,7 @@ def main(spec: Path) -> None:
     job = Job.read(spec)
     die_with([job.stage_pid])
     stop = Stop()
+    guard_secrets()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         with no_space_is_a_user_error(f"training {job.name}"):
@@ -56,7 +59,7 @@ def main(spec: Path) -> None:
     except Preempted:
         answer = Answer(PREEMPTED_EXIT_CODE, {})
     except BaseException:
-        traceback.print_exc()
+        sys.stderr.write(redact_text(traceback.format_exc()))
         _leave(1)
     # each machine waits for an answer of its own
     must_answer = answer.code or dist.get_node_local_rank() == 0

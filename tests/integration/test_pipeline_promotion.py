@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from artifacts import evaluation, make_artifact
 
+from components.data.forgotten import FORGOTTEN
 from components.data.ingest import build_manifest
 from components.data.manifest import Manifest
 from components.data.snapshot import take_snapshot
@@ -41,6 +42,7 @@ def curate(params: PipelineParams, settings: Settings) -> None:
     kept = Manifest.load(paths.MANIFEST).images.select(["id"])
     paths.DEDUP.mkdir(parents=True)
     write_table(kept, paths.DEDUP / "kept.parquet")
+    write_table(kept.slice(0, 0), paths.DEDUP / FORGOTTEN)
 
 
 def champion_of(settings: Settings) -> str | None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 from artifacts import make_artifact, read_json
 
+from components.data.forgotten import FORGOTTEN
 from components.data.manifest import IMAGES, SOURCES, Manifest
 from components.data.shards import LOCATIONS
 from components.data.tables import write_table
@@ -54,6 +55,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReleaseSources:
         locations=LOCATIONS.empty_table(),
     ).save(Path("manifest"))
     write_table(pa.table({"id": ["t0", "t1", "t2", "t3"]}), Path("dedup/kept.parquet"))
+    write_table(pa.table({"id": pa.array([], pa.string())}), Path("dedup") / FORGOTTEN)
     write_table(pa.table({"id": ["t0", "t1", "t2"]}), Path("curated/ids.parquet"))
     Path("evaluate.json").write_text(json.dumps(METRICS))
     Path("source.lock").write_text("lock")

@@ -82,7 +82,7 @@ def test_no_stage_depends_on_a_run() -> None:
 
 def test_data_dependencies_are_outs_of_other_stages_or_locks() -> None:
     made = {path for one in STAGES.values() for path in one["outs"]} | {f"metrics/{name}.json" for name in STAGES}
-    locks = {"data/source.lock", "data/embedder.lock", "data/initial.lock"}
+    locks = {"data/source.lock", "data/embedder.lock", "data/initial.lock", "data/forgotten.lock"}
     wanted = {dep for one in STAGES.values() for dep in one["deps"] if not dep.startswith("components/")}
     assert wanted <= made | locks
 
@@ -90,4 +90,4 @@ def test_data_dependencies_are_outs_of_other_stages_or_locks() -> None:
 def test_the_shipped_parameters_are_valid_and_have_a_section_for_each_stage() -> None:
     load_params(ROOT / "params.yaml")
     sections = {field.alias or name for name, field in PipelineParams.model_fields.items()}
-    assert set(STAGES) == sections - {"snapshot", "retrain"}
+    assert set(STAGES) == sections - {"snapshot", "drift", "retrain"}

@@ -1,0 +1,150 @@
+"""`selfsight forget`: images that must never be used again, and the way back."""
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+
+from components.data.forgotten import read_forgotten, write_forgotten
+from components.data.tables import read_table
+from components.errors import UserError
+from components.redaction import redact_text
+from components.registry.sightings import Sightings, who_saw
+from components.registry.versions import RegistryUnavailable
+from components.settings import Settings
+from components.stages import paths
+from flows.exclusion import sole_pipeline
+from flows.naming import ImageNames
+
+NEXT = "next       `selfsight run`, then commit data/forgotten.lock and data/forgotten.log"
+
+
+def forget(images: Sequence[str], settings: Settings, *, reason: str, copies: bool, undo: bool) -> list[str]:
+    """Puts images on the list of those that must never be used, or takes them off it.
+
+    Args:
+        images: as `ImageNames.identify` takes them.
+        settings: where the project is.
+        reason: kept in the log.
+        copies: also their near-copies, as the last deduplication found them.
+        undo: take them off the list.
+
+    Returns:
+        What was done and who has seen them, in lines.
+
+    Raises:
+        UserError: if an image is unknown or ambiguous, or is not on the list that it is to be taken off; nothing is
+            changed then.
+    """
+    with sole_pipeline(settings.root):
+        lock = settings.root / paths.FORGOTTEN_LOCK
+        before = read_forgotten(lock)
+        names = ImageNames(settings, before)
+        ids = frozenset[str]().union(*(names.identify(one) for one in images))
+        near = near_copies(ids, settings)
+        ids |= near if copies else frozenset()
+        if undo and not ids & before:
+            raise UserError(f"{', '.join(images)}: not forgotten", remedy="`selfsight forget --list` shows which are")
+        changed = ids & before if undo else ids - before
+        if changed:
+            _log(changed, settings, action="undo" if undo else "forget", given=images, reason=reason)
+            write_forgotten(before - ids if undo else before | ids, lock)
+    verb = "usable" if undo else "forgotten"
+    lines = [f"{verb:<10} {one} {names.name(one)}".rstrip() for one in sorted(changed)]
+    lines += [f"{'already':<10} {one} {names.name(one)}".rstrip() for one in sorted(ids - changed) if not undo]
+    lines += [
+        f"near-copy  {one} {names.name(one)}: not forgotten; --copies takes them too"
+        for one in sorted(near - ids - before)
+        if not undo
+    ]
+    return [*lines, *(() if undo else seen_lines(ids, settings)), NEXT]
+
+
+def near_copies(ids: Collection[str], settings: Settings) -> frozenset[str]:
+    """Images that the last deduplication took for the same pictures, over any number of steps."""
+    table = settings.root / paths.DEDUP / "pairs.parquet"
+    if not table.exists():
+        return frozenset()
+    pairs = read_table(table, ["first", "second"])
+    neighbours: dict[str, set[str]] = {}
+    for first, second in zip(pairs["first"].to_pylist(), pairs["second"].to_pylist(), strict=True):
+        neighbours.setdefault(first, set()).add(second)
+        neighbours.setdefault(second, set()).add(first)
+    found, waiting = set(ids), list(ids)
+    while waiting:
+        new = neighbours.get(waiting.pop(), set()) - found
+        found |= new
+        waiting += new
+    return frozenset(found - set(ids))
+
+
+def seen_lines(ids: Collection[str], settings: Settings) -> list[str]:
+    """Which registered versions have seen images, in lines; the registry being away is a line, too."""
+    try:
+        found = who_saw(ids, settings)
+    except RegistryUnavailable as error:
+        return [f"seen by    unknown: {error}"]
+    return [f"seen by    {line}" for line in sighting_lines(found, len(ids))]
+
+
+def sighting_lines(found: Sightings, count: int) -> list[str]:
+    """One line for each version that has seen one of `count` images, or may have."""
+    which = "it" if count == 1 else f"{{}} of {count}"
+    lines = []
+    for one in found.seen:
+        said = [f"trained on {which.format(len(one.images))}"] if one.images else []
+        said += [f"began with the weights of version {one.ancestor}"] if one.ancestor is not None else []
+        carried = f" ({', '.join(one.aliases)})" if one.aliases else ""
+        lines.append(f"version {one.version}{carried}: {', '.join(said)}")
+    lines += [f"version {one}: unknown, nothing tells any more what it was trained on" for one in found.unknown]
+    return lines or ["no registered version"]
+
+
+def forgotten_lines(settings: Settings) -> list[str]:
+    """The list as it stands, with date and reason of each."""
+    forgotten, latest = read_forgotten(settings.root / paths.FORGOTTEN_LOCK), _latest(settings)
+    names = ImageNames(settings)
+    lines = []
+    for one in sorted(forgotten):
+        entry = latest.get(one, {})
+        lines.append(f"{entry.get('date', ''):<10} {one} {names.name(one)} {entry.get('reason', '')}".rstrip())
+    return lines or ["no image is forgotten"]
+
+
+def standing_lines(settings: Settings) -> list[str]:
+    """What a run says about forgotten images; nothing where there are none."""
+    try:
+        forgotten = read_forgotten(settings.root / paths.FORGOTTEN_LOCK)
+    except UserError:  # a stage that needs the list has said so
+        return []
+    if not forgotten:
+        return []
+    return [
+        f"forgotten     {len(forgotten)} images, left out",
+        *(f"  {line}" for line in seen_lines(forgotten, settings)),
+    ]
+
+
+def _log(ids: Iterable[str], settings: Settings, *, action: str, given: Sequence[str], reason: str) -> None:
+    """Appends to the log before the list is changed: what is on the list has an entry."""
+    date = datetime.now(UTC).date().isoformat()
+    entry = {
+        "date": date,
+        "action": action,
+        "reason": redact_text(reason),
+        "given": [redact_text(one) for one in given],
+    }
+    with (settings.root / paths.FORGOTTEN_LOG).open("a", encoding="utf-8") as file:
+        file.writelines(json.dumps({"id": one, **entry}, ensure_ascii=False) + "\n" for one in sorted(ids))
+
+
+def _latest(settings: Settings) -> dict[str, dict[str, str]]:
+    path = settings.root / paths.FORGOTTEN_LOG
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+            found[entry["id"]] = entry
+        except (ValueError, KeyError, TypeError):
+            continue  # cut short by a kill, or marks of a merge: the list is what counts
+    return found
