@@ -2,8 +2,8 @@
 
 After Vo et al. 2024, "Automatic Data Curation for Self-Supervised Learning: A Clustering-Based Approach". Plain k-means
 spends its clusters where the data is dense. Clustering the centroids again, and clustering only the points nearest to
-each centroid, spreads the clusters over what the data covers instead of over how often it occurs (section 3.3); drawing
-alike from all clusters of a level, from the top down, then evens out the concepts (section 3.4).
+each centroid, spreads the clusters over what the data covers instead of over how often it occurs; drawing alike from
+all clusters of a level, from the top down, then evens out the concepts.
 """
 
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ def default_levels(points: int) -> tuple[int, ...]:
 def hierarchical_kmeans(
     points: Float[Tensor, "n dim"], sizes: Sequence[int], resampling: int, generator: np.random.Generator
 ) -> Hierarchy:
-    """Cluster points, then the centroids, and so on (algorithm 1 of the paper).
+    """Cluster points, then the centroids, and so on, each level with resampling.
 
     Args:
         points: vectors.
@@ -117,7 +117,7 @@ def _occupied(inputs: Float[Tensor, "n dim"], centroids: Float[Tensor, "k dim"])
 
 
 def balanced_sample(hierarchy: Hierarchy, count: int, generator: np.random.Generator) -> Int[np.ndarray, " count"]:
-    """Draw points so that all clusters of a level give alike, as far as they have points (section 3.4).
+    """Draw points so that all clusters of a level give alike, as far as they have points.
 
     From the top down a number of points is shared out among the clusters, `share_out`; in a cluster of the first level
     points are drawn evenly.

@@ -18,6 +18,7 @@ from components.curation.audit import (
 from components.curation.clusters import TrainingClusters, training_clusters
 from components.curation.expectations import failed_rows, report, require
 from components.curation.funnel import funnel, funnel_metrics, funnel_table
+from components.curation.page.charts import funnel_picture
 from components.curation.page.page import Story, render, training_vectors
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
@@ -55,6 +56,7 @@ def run(params: AuditParams, context: StageContext) -> dict[str, float]:
     with ShardReader(paths.SHARDS, curation.manifest.locations) as reader:
         page = render(curation, story, reader, params)
     context.run.log_text(page, "curation/index.html")
+    context.run.log_text(funnel_picture(steps), "curation/funnel.svg")
     context.run.log_text(failed_rows(results), "curation/failed-rows.csv")
     require(embeddings, subject="the embeddings", remedy=EMBEDDINGS_REMEDY)
     require(curated, subject="the curated images", remedy=CURATED_REMEDY)
@@ -63,6 +65,7 @@ def run(params: AuditParams, context: StageContext) -> dict[str, float]:
         folder_out.mkdir(parents=True)
         (mark / "passed.json").write_text(json.dumps({"curated_sha256": _digest(curation)}) + "\n", encoding="utf-8")
         (folder_out / "index.html").write_text(page, encoding="utf-8")
+        (folder_out / "funnel.svg").write_text(funnel_picture(steps), encoding="utf-8")
         (folder_out / "checks.json").write_text(json.dumps(report(results), indent=2) + "\n", encoding="utf-8")
         write_table(funnel_table(steps), folder_out / "funnel.parquet")
     return {"expectations": len(results), "clusters": len(clusters.before), **funnel_metrics(steps)}

@@ -8,23 +8,33 @@ from jaxtyping import Float
 from components.curation.funnel import Step
 from components.curation.page.markup import Html, join, tag
 from components.curation.page.reasons import meaning
+from components.curation.page.style import COLOURS, FUNNEL
 
 WIDTH, ROW, LABEL = 900, 46, 250
 MAP = 420
 MARGIN = 12
 
 
-def funnel_chart(steps: Sequence[Step], titles: Sequence[str]) -> Html:
+BARS = ("files in the source", "distinct images", "readable", "without copies and leaks", "trained on")
+"""Titles of the funnel's bars: what came, and what is left after each step."""
+
+
+def funnel_picture(steps: Sequence[Step]) -> str:
+    """Draw the funnel as a file of its own."""
+    return funnel_chart(steps, tag("style", Html(COLOURS + FUNNEL))) + "\n"
+
+
+def funnel_chart(steps: Sequence[Step], style: Html | None = None) -> Html:
     """Draw what is left after each step as a bar, with what went beside it.
 
     Args:
         steps: of the funnel.
-        titles: of the bars, one more than there are steps.
+        style: element with the styles, where nothing around the drawing gives them.
     """
     counts = [steps[0].came, *(step.stayed for step in steps)]
     room = WIDTH - LABEL - 60
     parts = []
-    for row, (title, count) in enumerate(zip(titles, counts, strict=True)):
+    for row, (title, count) in enumerate(zip(BARS, counts, strict=True)):
         top = row * ROW
         width = max(1.0, round(room * count / max(1, counts[0]), 1))
         parts.append(tag("text", title, x=LABEL - 10, y=top + 20, text_anchor="end"))
@@ -35,6 +45,7 @@ def funnel_chart(steps: Sequence[Step], titles: Sequence[str]) -> Html:
             parts.append(tag("text", f"− {gone}", x=LABEL, y=top - 3, class_="went"))
     return tag(
         "svg",
+        style,
         *parts,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {WIDTH} {len(counts) * ROW}",

@@ -17,7 +17,6 @@ from components.curation.page.markup import Html, join, percent, table, tag
 from components.curation.page.reasons import meaning
 from components.curation.pictures import duplicate_groups, leak_pairs, spread
 
-BARS = ("files in the source", "distinct images", "readable", "without copies and leaks", "trained on")
 MEMBERS, NEIGHBOURS = 10, 6
 """Images of a group, and neighbours of a query, that are shown."""
 FATES = {"stays": "trained on", "duplicate": "near-duplicate", "leak": "leak", "left": "not retrieved"}
@@ -56,7 +55,7 @@ def summary(steps: Sequence[Step]) -> Html:
         "summary",
         "What was thrown away, and why?",
         tag("p", lead, tag("b", f"{left:,} images"), " are trained on.", class_="lead"),
-        funnel_chart(steps, BARS),
+        funnel_chart(steps),
         table(("reason", "images", "of all", "why", "to change it", ""), rows, numbers=(1, 2)),
     )
 

@@ -52,7 +52,7 @@ def test_the_nearest_of_each_cluster_are_taken() -> None:
 
 
 def plain_hierarchy(points: np.ndarray, sizes: tuple[int, ...], resampling: int) -> list[np.ndarray]:
-    """Algorithm 1 in float64, a line for a line; the k-means itself is tested on its own."""
+    """The paper's steps in float64, one at a time; the k-means itself is tested on its own."""
     draws, inputs, labels = generator(5), points, []
     for k in sizes:
         first = kmeans(torch.from_numpy(inputs), k, draws)
@@ -72,7 +72,7 @@ def plain_hierarchy(points: np.ndarray, sizes: tuple[int, ...], resampling: int)
     return labels
 
 
-def test_it_is_algorithm_1() -> None:
+def test_it_is_the_hierarchy_of_the_paper() -> None:
     points = np.random.default_rng(8).normal(size=(240, 4))
     found = hierarchical_kmeans(torch.from_numpy(points), (24, 4), 3, generator(5))
     plain = plain_hierarchy(points, (24, 4), 3)
@@ -95,7 +95,7 @@ def test_balanced_sampling_evens_out_an_imbalanced_mixture() -> None:
 
 
 def test_resampling_spreads_clusters_over_the_support() -> None:
-    """Section 3.3: a dense mode takes fewer of the clusters than by plain k-means."""
+    """A dense mode takes fewer of the clusters than by plain k-means."""
     points = blobs([3000, 100, 100], spread=0.2, dim=3).float()
     shares = []
     for resampling in (0, 10):
