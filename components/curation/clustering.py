@@ -37,7 +37,6 @@ def assign(
         Position in `centroids`, and squared Euclidean distance.
     """
     labels = torch.zeros(len(points), dtype=torch.int64, device=points.device)
-    distances = torch.zeros(len(points), dtype=points.dtype, device=points.device)
     for first in range(0, len(points), POINT_BLOCK):
         block = points[first : first + POINT_BLOCK]
         nearest = torch.full((len(block),), torch.inf, dtype=points.dtype, device=points.device)
@@ -50,8 +49,15 @@ def assign(
             nearest = torch.where(closer, values, nearest)
             where = torch.where(closer, found + start, where)
         labels[first : first + len(block)] = where
-        distances[first : first + len(block)] = (block - centroids[where]).square().sum(dim=1)
-    return labels, distances
+    return labels, own_distances(points, centroids, labels)
+
+
+def own_distances(
+    points: Float[Tensor, "n dim"], centroids: Float[Tensor, "k dim"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Squared Euclidean distance of every point to the centroid of its cluster."""
+    blocks = [slice(first, first + POINT_BLOCK) for first in range(0, len(points), POINT_BLOCK)]
+    return torch.cat([(points[rows] - centroids[labels[rows]]).square().sum(dim=1) for rows in blocks])
 
 
 def kmeans(
@@ -89,7 +95,7 @@ def _lloyd(points: Float[Tensor, "n dim"], centroids: Float[Tensor, "k dim"], it
             break
     if _fill(labels, distances, k):
         centroids = means(points, labels, k)
-        distances = (points - centroids[labels]).square().sum(dim=1)
+        distances = own_distances(points, centroids, labels)
     return Clusters(centroids, labels, distances)
 
 

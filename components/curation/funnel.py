@@ -80,6 +80,6 @@ def funnel_table(steps: Sequence[Step]) -> pa.Table:
     rows = [
         {"step": step.stage, "came": step.came, "reason": reason, "went": count}
         for step in steps
-        for reason, count in (step.went or {None: 0}).items()
+        for reason, count in (list(step.went.items()) or [(None, 0)])
     ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)

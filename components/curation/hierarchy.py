@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -165,10 +165,9 @@ def share_out(sizes: Int[np.ndarray, " k"], count: int, generator: np.random.Gen
     while low < high:  # the largest equal share that does not exceed the count
         middle = (low + high + 1) // 2
         low, high = (middle, high) if np.minimum(sizes, middle).sum() <= count else (low, middle - 1)
-    shares = np.minimum(sizes, low)
-    more: Bool[np.ndarray, " k"] = sizes > low
-    extra = generator.choice(np.flatnonzero(more), size=count - int(shares.sum()), replace=False) if more.any() else []
-    shares[extra] += 1
+    shares: Int[np.ndarray, " k"] = np.minimum(sizes, low)
+    more = np.flatnonzero(sizes > low)
+    shares[generator.choice(more, size=count - int(shares.sum()), replace=False)] += 1
     return shares
 
 

@@ -27,7 +27,7 @@ class Gallery:
         self._names = names
 
     def figure(self, image_id: str, caption: str, *, gone: bool = False) -> Html:
-        """Show an image with its name.
+        """Show an image with the last part of its name.
 
         Args:
             image_id: which.
@@ -36,7 +36,7 @@ class Gallery:
         """
         name = self._names.get(image_id, image_id)
         picture = tag("img", src=self._data(image_id), alt=name, title=f"{name}\n{image_id}")
-        label = tag("figcaption", tag("b", caption), tag("span", name))
+        label = tag("figcaption", tag("b", caption), tag("span", name.rpartition("/")[2]))
         return tag("figure", picture, label, class_="gone" if gone else None)
 
     def _data(self, image_id: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from jaxtyping import Float
 
 from components.curation.audit import AuditParams, Curation
 from components.curation.checks import image_names
@@ -16,6 +17,7 @@ from components.curation.page import sections
 from components.curation.page.gallery import Gallery
 from components.curation.page.markup import Html, tag
 from components.curation.page.style import STYLE
+from components.curation.pictures import spread
 from components.curation.projection import principal_plane
 from components.features.thumbnails import Reader
 
@@ -58,6 +60,7 @@ def render(curation: Curation, story: Story, reader: Reader, params: AuditParams
     gallery = Gallery(reader, image_names(curation.manifest))
     ids, fates = _fates(curation)
     left_out = [one for one, fate in zip(ids, fates, strict=True) if fate == "left"]
+    shown = spread(range(len(ids)), params.points)
     evaluation = set(curation.manifest.ids("eval"))
     parts = (
         sections.summary(story.steps),
@@ -66,7 +69,7 @@ def render(curation: Curation, story: Story, reader: Reader, params: AuditParams
         sections.leaks(curation.pairs, evaluation, gallery, params.examples),
         sections.retrieval(story.sets, story.neighbours, left_out, gallery, params.examples),
         sections.clusters(story.clusters, gallery),
-        sections.maps(principal_plane(training_vectors(curation)), fates, params.points),
+        sections.maps(principal_plane(training_vectors(curation, shown)), [fates[row] for row in shown], len(ids)),
         sections.checks(story.reports),
     )
     links = tag("nav", *(tag("a", text, href=f"#{name}") for name, text in LINKS.items()))
@@ -81,10 +84,11 @@ def render(curation: Curation, story: Story, reader: Reader, params: AuditParams
     return "<!DOCTYPE html>\n" + tag("html", head, body, lang="en") + "\n"
 
 
-def training_vectors(curation: Curation) -> np.ndarray:
-    """Vectors of the images of `Curation.groups`, in their order."""
-    row = {one: number for number, one in enumerate(curation.ids)}
-    vectors: np.ndarray = curation.vectors[[row[one] for one in curation.groups["id"].to_pylist()]]
+def training_vectors(curation: Curation, rows: Sequence[int] | None = None) -> Float[np.ndarray, "some dim"]:
+    """Vectors of images of `Curation.groups`: of those in some rows, or of all in their order."""
+    place = {one: number for number, one in enumerate(curation.ids)}
+    ids = curation.groups["id"] if rows is None else curation.groups["id"].take(rows)
+    vectors: Float[np.ndarray, "some dim"] = curation.vectors[[place[one] for one in ids.to_pylist()]]
     return vectors
 
 

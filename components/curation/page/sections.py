@@ -166,7 +166,7 @@ def retrieval(sets: pa.Table, neighbours: pa.Table, left_out: list[str], gallery
 
 def clusters(found: TrainingClusters, gallery: Gallery) -> Html:
     """Show each cluster of the readable training images: its size before and after, and its most typical images."""
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
             f"{number + 1}",
             int(found.before[number]),
@@ -181,21 +181,20 @@ def clusters(found: TrainingClusters, gallery: Gallery) -> Html:
     return section("clusters", "Clusters", tag("p", lead), table(head, rows, numbers=(1, 2, 3)))
 
 
-def maps(plane: Float[np.ndarray, "n 2"], fates: Sequence[str], points: int) -> Html:
-    """Draw the images before and after curation on their first two principal components.
+def maps(plane: Float[np.ndarray, "n 2"], fates: Sequence[str], images: int) -> Html:
+    """Draw images before and after curation on their first two principal components.
 
     Args:
-        plane: of the readable training images.
+        plane: of readable training images.
         fates: of each, one of `FATES`.
-        points: drawn at most.
+        images: how many there are; those drawn are a sample where there are more.
     """
-    shown = np.array(spread(range(len(plane)), points))
-    kinds = np.array(fates)[shown]
+    kinds = np.array(fates)
     bounds = np.stack([plane.min(axis=0), plane.max(axis=0)])
-    by_fate = {kind: plane[shown[kinds == kind]] for kind in ("stays", "left", "duplicate", "leak")}
+    by_fate = {kind: plane[kinds == kind] for kind in ("stays", "left", "duplicate", "leak")}
     lead = "Each dot is an image, near to those it resembles. Left: what came. Right: what is trained on."
-    if len(shown) < len(plane):
-        lead += f" {len(shown):,} of {len(plane):,} images are drawn."
+    if len(plane) < images:
+        lead += f" {len(plane):,} of {images:,} images are drawn."
     both = (scatter(by_fate, bounds), scatter({"stays": by_fate["stays"]}, bounds))
     return section("map", "Before and after", tag("p", lead), legend(FATES), tag("div", *both, class_="maps"))
 

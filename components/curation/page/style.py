@@ -31,7 +31,7 @@ border-bottom:1px solid var(--line)}th{color:var(--soft);font-weight:500}.number
 figure{margin:0;width:84px}figure img{width:80px;height:80px;object-fit:contain;display:block}
 figcaption{font-size:11px;line-height:1.25;color:var(--soft)}
 figcaption b{display:block;font-weight:600;color:var(--kept)}.gone figcaption b{color:var(--gone)}
-figcaption span{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap;direction:rtl}
+figcaption span{display:block;overflow:hidden;text-overflow:ellipsis;white-space:nowrap}
 .gone img{outline:2px solid var(--gone);outline-offset:-2px;opacity:.75}
 .maps{display:flex;flex-wrap:wrap;gap:1rem}.map{width:420px;height:420px;border:1px solid var(--line);border-radius:6px}
 .dot{fill:none;stroke-width:4.5;stroke-linecap:round;stroke-opacity:.65}.dot.stays{stroke:var(--kept)}

@@ -135,13 +135,13 @@ def test_all_rows_that_fail_are_listed() -> None:
 
 def test_data_docs_show_the_checks_and_no_markup_of_a_name(tmp_path: Path) -> None:
     whole = manifest(width=4)
-    names = ["<script>alert(1)</script>.jpg"] * whole.sources.num_rows
+    names = ["<script>alert(1)</script>$a${b}{{c}}%s.jpg"] * whole.sources.num_rows
     sources = whole.sources.set_column(whole.sources.column_names.index("name"), "name", pa.array(names))
     results = check_manifest(replace(whole, sources=sources), ValidateParams(max_odd=0), tmp_path)
     assert results[7].rows[0].name == names[0], "the report itself tells the true name"
     pages = [path.read_text() for path in tmp_path.rglob("*.html")]
     assert any("shorter sides have 8 pixels at least" in page for page in pages)
-    assert any("‹script›alert(1)‹/script›.jpg" in page for page in pages)
+    assert any("‹script›alert(1)‹/script›$a${b}{{c}}%s.jpg" in page for page in pages)
     assert not any("<script>alert" in page for page in pages)
 
 

@@ -1,7 +1,9 @@
 import pytest
 
 from components.curation.queries import ALL, QuerySet, query_sets
+from components.curation.retrieval import RetrieveParams
 from components.errors import UserError
+from components.parameters import validate
 from tests.unit.curation.test_checks import manifest, sha
 
 
@@ -28,3 +30,13 @@ def test_a_pattern_that_fits_nothing_is_an_error_that_shows_a_name() -> None:
     with pytest.raises(UserError, match=r"retrieve\.sets\.dogs\.match 'dog/\*' fits none of the 2") as caught:
         query_sets(manifest(), {"dogs": QuerySet(match="dog/*")}, 3, 0)
     assert "eval/cat/" in caught.value.remedy
+
+
+def test_a_misspelt_key_of_a_set_is_named_with_the_nearest_one() -> None:
+    with pytest.raises(UserError, match=r"sets\.pets\.mach.*did you mean 'match'"):
+        validate(RetrieveParams, {"sets": {"pets": {"match": "*", "mach": "*"}}}, where="params.yaml")
+
+
+def test_names_of_sets_can_be_names_of_metrics() -> None:
+    with pytest.raises(UserError):
+        validate(RetrieveParams, {"sets": {"pets & dogs": {"match": "*"}}}, where="params.yaml")
