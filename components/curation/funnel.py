@@ -77,9 +77,8 @@ def funnel_metrics(steps: Sequence[Step]) -> dict[str, float]:
 
 def funnel_table(steps: Sequence[Step]) -> pa.Table:
     """Return the funnel as a table, see `SCHEMA`."""
-    rows = [
-        {"step": step.stage, "came": step.came, "reason": reason, "went": count}
-        for step in steps
-        for reason, count in (list(step.went.items()) or [(None, 0)])
-    ]
+    rows = []
+    for step in steps:
+        went: list[tuple[str | None, int]] = [*step.went.items()] or [(None, 0)]
+        rows += [{"step": step.stage, "came": step.came, "reason": reason, "went": count} for reason, count in went]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
