@@ -66,7 +66,7 @@ def render(curation: Curation, story: Story, reader: Reader, params: AuditParams
         sections.summary(story.steps),
         sections.quarantine(*_quarantined(curation)),
         sections.duplicates(curation.groups, curation.pairs, gallery, params.examples),
-        sections.leaks(curation.pairs, evaluation, gallery, params.examples),
+        sections.leaks(curation.groups, curation.pairs, evaluation, gallery, params.examples),
         sections.retrieval(story.sets, story.neighbours, left_out, gallery, params.examples),
         sections.clusters(story.clusters, gallery),
         sections.maps(principal_plane(training_vectors(curation, shown)), [fates[row] for row in shown], len(ids)),

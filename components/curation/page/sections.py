@@ -39,16 +39,8 @@ def summary(steps: Sequence[Step]) -> Html:
         for reason, count in step.went.items():
             told = meaning(reason)
             shown = tag("a", "show", href=f"#{told.section}") if told.section else ""
-            rows.append(
-                (
-                    tag("b", told.title),
-                    count,
-                    percent(count, files),
-                    told.why,
-                    tag("code", told.knob) if told.knob else "the source",
-                    shown,
-                )
-            )
+            knob = tag("code", told.knob) if told.knob else "the source"
+            rows.append((tag("b", told.title), count, percent(count, files), told.why, knob, shown))
     gone = files - left
     lead = f"{files:,} training files came in. {gone:,} of them ({percent(gone, files)}) were thrown away, "
     return section(
@@ -97,11 +89,7 @@ def duplicates(groups: pa.Table, pairs: pa.Table, gallery: Gallery, examples: in
         return "kept" if not gone else f"copy {agreement[one]:.2f}" if one in agreement else "copy"
 
     drawn = [
-        tag(
-            "div",
-            *(gallery.figure(one, caption(gone, one), gone=gone) for gone, one in group[:MEMBERS]),
-            class_="group",
-        )
+        _group(gallery.figure(one, caption(gone, one), gone=gone) for gone, one in group[:MEMBERS])
         for group in spread(found, examples)
     ]
     images = sum(len(group) for group in found)
@@ -112,12 +100,12 @@ def duplicates(groups: pa.Table, pairs: pa.Table, gallery: Gallery, examples: in
     return section("duplicates", "Near-duplicates", tag("p", lead), tag("div", *drawn, class_="groups"))
 
 
-def leaks(pairs: pa.Table, evaluation: set[str], gallery: Gallery, examples: int) -> Html:
+def leaks(groups: pa.Table, pairs: pa.Table, evaluation: set[str], gallery: Gallery, examples: int) -> Html:
     """Show evaluation images, each beside a training image that shows the same."""
+    gone = [row["id"] for row in groups.to_pylist() if row["reason"] == "leak"]
+    if not gone:
+        return section("leaks", "Leaks", tag("p", "No training image shows what an evaluation image shows."))
     found = leak_pairs(pairs, evaluation)
-    if not found:
-        text = "No training image shows what an evaluation image shows, but for equal files."
-        return section("leaks", "Leaks", tag("p", text))
     drawn = [
         _group(
             (
@@ -127,7 +115,11 @@ def leaks(pairs: pa.Table, evaluation: set[str], gallery: Gallery, examples: int
         )
         for one in spread(found, examples)
     ]
-    lead = f"{len(found):,} pairs of an evaluation image and a training image that shows the same."
+    same = sum(one in evaluation for one in gone)
+    lead = (
+        f"{len(gone):,} training images show what an evaluation image shows, or are copies of such an image. "
+        f"{same:,} are the very files of the evaluation part; {len(found):,} pairs of different files were found."
+    )
     return section("leaks", "Leaks", tag("p", lead), tag("div", *drawn, class_="groups"))
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from components.curation.audit import AuditParams, Curation
@@ -139,11 +140,20 @@ def test_the_same_tables_give_the_same_page(made: Made) -> None:
 
 def test_nothing_found_is_said_in_words() -> None:
     made = make(left_out=0, broken=0)
-    nothing = replace(made.curation, pairs=made.curation.pairs.slice(0, 0))
+    groups = made.curation.groups
+    seen_once = groups.filter(pc.equal(groups["reason"], "unique"))
+    nothing = replace(made.curation, groups=seen_once, pairs=made.curation.pairs.slice(0, 0))
     text = Reading(page(replace(made, curation=nothing), sets=False)).text
     assert "Every image of the source decodes." in text["quarantine"]
-    assert "No training image shows what an evaluation image shows" in text["leaks"]
+    assert "No two images show the same picture." in text["duplicates"]
+    assert "No training image shows what an evaluation image shows." in text["leaks"]
     assert "Every image that deduplication left was chosen" in text["retrieval"]
+
+
+def test_leaks_that_are_the_same_file_are_told_apart(seen: Reading) -> None:
+    text = "2 training images show what an evaluation image shows, or are copies of such an image. 0 are"
+    assert text in seen.text["leaks"]
+    assert "2 pairs of different files" in seen.text["leaks"]
 
 
 def test_sets_checks_and_clusters_are_told(seen: Reading) -> None:
