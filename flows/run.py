@@ -142,6 +142,10 @@ def show_result(settings: Settings, result: "PipelineResult") -> None:
     table = score_table(read_metrics(settings.root, "evaluate")) if "evaluate" in ran else None
     if table is not None:
         console.print(table)
+    if "audit" in ran:
+        funnel = read_metrics(settings.root, "audit")
+        came, left = (int(funnel.get(f"funnel.{name}", 0)) for name in ("files", "trained_on"))
+        console.print(f"curation      {left:,} of {came:,} files are trained on, see {paths.CURATION}/index.html")
     if result.version is not None:
         console.print(f"registered    {settings.model_name} version {result.version}, alias candidate")
     if table is not None:

@@ -1,18 +1,17 @@
 """Is this data fit to use: a Great Expectations suite over the manifest's tables."""
 
-import logging
 from collections import Counter
-from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
+from components.curation.expectations import SHOWN_ROWS, CheckResult, Expected, check, expectations
 from components.data.decoding import FORMATS
 from components.data.manifest import Manifest
-from components.errors import UserError
 from components.parameters import Params
 
-SHOWN_ROWS = 5
+REMEDY = "mend the source, or the bounds under 'validate' in params.yaml"
 LONGEST_LABEL = 200
 
 
@@ -36,46 +35,19 @@ class ValidateParams(Params):
         return self
 
 
-@dataclass(frozen=True)
-class CheckResult:
-    """What one expectation found; it depends on nothing but the data and the bounds."""
-
-    table: str
-    meaning: str
-    expectation: str
-    success: bool
-    observed: float | str | None
-    unexpected: int
-    """Rows that fail."""
-    examples: tuple[str, ...]
-    """A few of them, by name."""
-
-
-def check_manifest(manifest: Manifest, params: ValidateParams) -> list[CheckResult]:
+def check_manifest(manifest: Manifest, params: ValidateParams, docs: Path | None = None) -> list[CheckResult]:
     """Run the suite.
 
     Args:
         manifest: the tables.
         params: bounds.
+        docs: folder for Data Docs; None makes none.
 
     Returns:
         One result an expectation, in a fixed order.
     """
-    import great_expectations as gx
-
-    for noisy in ("great_expectations", "great_expectations.expectations.registry"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = {"globally": False}
-    source = context.data_sources.add_pandas("manifest")
-    tables = _tables(manifest)
-    assets = {name: source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all") for name in tables}
-    results = []
-    for name, meaning, expectation in _suite(gx.expectations, params):
-        batch = assets[name].get_batch(batch_parameters={"dataframe": tables[name]})
-        index = {"result_format": "COMPLETE", "unexpected_index_column_names": ["name"]}
-        results.append(_result(name, meaning, batch.validate(expectation, result_format=index)))
-    return results
+    suite = [Expected(*one) for one in _suite(expectations(), params)]
+    return check("manifest", _tables(manifest), suite, docs)
 
 
 def _suite(expect: Any, params: ValidateParams) -> list[tuple[str, str, Any]]:
@@ -150,31 +122,9 @@ def _suite(expect: Any, params: ValidateParams) -> list[tuple[str, str, Any]]:
     ]
 
 
-def require(results: list[CheckResult]) -> None:
-    """Stop at the first failed expectation.
-
-    Raises:
-        UserError: naming what must hold, the expectation, what was seen and some rows.
-    """
-    for result in results:
-        if result.success:
-            continue
-        seen = f" (observed {result.observed})" if result.observed is not None else ""
-        rows = f" fails for {result.unexpected} rows, such as {', '.join(result.examples)}" if result.examples else ""
-        raise UserError(
-            f"the images are not fit to use: '{result.meaning}'{rows}{seen} [{result.expectation} on {result.table}]",
-            remedy="mend the source, or the bounds under 'validate' in params.yaml",
-        )
-
-
-def report(results: list[CheckResult]) -> list[dict[str, Any]]:
-    """Results as plain values for JSON."""
-    return [asdict(result) for result in results]
-
-
 def quarantine_table(manifest: Manifest) -> str:
     """Return the reasons of the quarantine as a Markdown table: how many images, and some of their names."""
-    names = _names(manifest)
+    names = image_names(manifest)
     rows = manifest.images.select(["id", "status", "reason"]).to_pylist()
     gone = [row for row in rows if row["status"] != "ok"]
     lines = ["| reason | images | such as |", "|---|---|---|"]
@@ -184,15 +134,15 @@ def quarantine_table(manifest: Manifest) -> str:
     return "\n".join(lines) + "\n" if gone else "No image is quarantined.\n"
 
 
-def _names(manifest: Manifest) -> dict[str, str]:
-    """The first name of each image in its source."""
+def image_names(manifest: Manifest) -> dict[str, str]:
+    """Return the first name of each image in its source."""
     pairs = zip(manifest.sources["id"].to_pylist(), manifest.sources["name"].to_pylist(), strict=True)
     return dict(reversed(list(pairs)))
 
 
 def _tables(manifest: Manifest) -> dict[str, Any]:
-    """Data frames to check, each with the column `name` that a person finds an image by."""
-    names = _names(manifest)
+    """Data frames to check, each with the columns `name` and `id` that a person finds an image by."""
+    names = image_names(manifest)
     images = manifest.images.to_pandas()
     images["name"] = [names.get(one, one) for one in images["id"]]
     locations = manifest.locations.to_pandas()[["id", "shard", "nbytes"]]
@@ -200,7 +150,9 @@ def _tables(manifest: Manifest) -> dict[str, Any]:
     readable["short_side"] = readable[["width", "height"]].min(axis=1)
     readable["long_side"] = readable[["width", "height"]].max(axis=1)
     readable["aspect"] = readable["long_side"] / readable["short_side"]
-    quarantine = images.head(1)[["name"]].assign(name="all images", share=1.0 - len(readable) / max(len(images), 1))
+    quarantine = images.head(1)[["name", "id"]].assign(
+        name="all images", id="", share=1.0 - len(readable) / max(len(images), 1)
+    )
     return {
         "images": images,
         "quarantine": quarantine,
@@ -209,22 +161,3 @@ def _tables(manifest: Manifest) -> dict[str, Any]:
         "evaluation": readable[readable["id"].isin(manifest.ids("eval"))],
         "sources": manifest.sources.to_pandas(),
     }
-
-
-def _result(table: str, meaning: str, outcome: Any) -> CheckResult:
-    """What of an outcome depends on the data alone: no run id, no time."""
-    values: dict[str, Any] = dict(outcome.result or {})
-    observed = values.get("observed_value")
-    rows = values.get("unexpected_index_list") or []
-    unexpected = values.get("unexpected_list") or []
-    if observed is None and len(unexpected) == 1 and isinstance(unexpected[0], (int, float)):
-        observed = unexpected[0]
-    return CheckResult(
-        table=table,
-        meaning=meaning,
-        expectation=str(outcome.expectation_config.type),
-        success=bool(outcome.success),
-        observed=round(float(observed), 4) if isinstance(observed, (int, float)) else observed,
-        unexpected=int(values.get("unexpected_count") or 0),
-        examples=tuple(sorted({str(row["name"]) for row in rows})[:SHOWN_ROWS]),
-    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
@@ -29,11 +29,7 @@ def duplicate_sheet(groups: pa.Table, reader: Reader, path: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    members: dict[str, list[tuple[bool, str]]] = {}
-    for row in groups.to_pylist():
-        if row["reason"] in ("representative", "duplicate"):
-            members.setdefault(row["component"], []).append((not row["kept"], row["id"]))
-    shown = [sorted(ones)[:COLUMNS] for _, ones in _spread(sorted(members.items()), GROUPS)]
+    shown = [group[:COLUMNS] for group in spread(duplicate_groups(groups), GROUPS)]
     return _draw([[(one, "out" if gone else "kept", gone) for gone, one in group] for group in shown], reader, path)
 
 
@@ -49,18 +45,46 @@ def leak_sheet(pairs: pa.Table, evaluation: set[str], reader: Reader, path: Path
     Returns:
         Whether there was anything to draw.
     """
-    found: list[list[Cell]] = []
+    found: list[list[Cell]] = [
+        [(leak.evaluation, "evaluation", False), (leak.training, f"agreement {leak.agreement:.2f}", True)]
+        for leak in leak_pairs(pairs, evaluation)
+    ]
+    return _draw(spread(found, GROUPS), reader, path)
+
+
+def duplicate_groups(groups: pa.Table) -> list[list[tuple[bool, str]]]:
+    """Return the groups of duplicates in the order of their names: of each image whether it goes, and its id.
+
+    The kept image comes first.
+    """
+    members: dict[str, list[tuple[bool, str]]] = {}
+    for row in groups.to_pylist():
+        if row["reason"] in ("representative", "duplicate"):
+            members.setdefault(row["component"], []).append((not row["kept"], row["id"]))
+    return [sorted(ones) for _, ones in sorted(members.items())]
+
+
+class Leak(NamedTuple):
+    """An evaluation image and a training image that show the same."""
+
+    evaluation: str
+    training: str
+    agreement: float
+
+
+def leak_pairs(pairs: pa.Table, evaluation: set[str]) -> list[Leak]:
+    """Return the pairs of which one image is of the evaluation part and the other is not, in their order."""
+    found = []
     for row in pairs.to_pylist():
         first, second = row["first"], row["second"]
         if (first in evaluation) != (second in evaluation):
             held_out, training = (first, second) if first in evaluation else (second, first)
-            caption = f"agreement {row['agreement']:.2f}"
-            found.append([(held_out, "evaluation", False), (training, caption, True)])
-    return _draw(_spread(found, GROUPS), reader, path)
+            found.append(Leak(held_out, training, row["agreement"]))
+    return found
 
 
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """Up to `count` items, evenly spread."""
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """Return up to `count` items, evenly spread."""
     if len(items) <= count:
         return list(items)
     return [items[index * len(items) // count] for index in range(count)]

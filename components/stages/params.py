@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from components.curation.audit import AuditParams
 from components.curation.checks import ValidateParams
 from components.curation.deduplication import DedupParams
 from components.curation.drift import DriftParams
@@ -30,6 +31,7 @@ class PipelineParams(Params):
     embed: EmbedParams = Field(description="one vector an image")
     dedup: DedupParams = Field(description="near-duplicates and leaks")
     retrieve: RetrieveParams = Field(description="images like those one cares about")
+    audit: AuditParams = Field(description="checks of the curation, and its page")
     pretrain: PretrainParams = Field(description="self-supervised pretraining")
     distill: DistillParams = Field(description="a smaller student")
     evaluate: EvaluateParams = Field(description="frozen features on downstream tasks")

@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from components.curation.retrieval import Retrieved, RetrieveParams, draw_queries, retrieve
+from components.curation.queries import query_sets
+from components.curation.retrieval import Retrieved, RetrieveParams, SetAccount, retrieve
 from components.curation.scoring import score_retrieval
 from components.data.forgotten import load_usable
 from components.data.lock import read_lock
@@ -17,40 +18,67 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     """Chooses the training images among those that deduplication kept."""
     manifest = load_usable(paths.MANIFEST, paths.DEDUP)
     ids = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
-    vectors = np.load(paths.EMBEDDINGS / "embeddings.npy")
+    vectors = np.load(paths.EMBEDDINGS / "embeddings.npy", mmap_mode="r")
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
-    queries = draw_queries(manifest.ids("eval"), params.queries, params.seed)
+    queries = query_sets(manifest, params.sets, params.queries, params.seed)
     has_own_evaluation = read_lock(paths.SOURCE_LOCK).eval_uri is not None
     found = retrieve(
         vectors[[row[one] for one in kept]],
-        vectors[[row[one] for one in queries]],
+        {name: vectors[[row[one] for one in members]] for name, members in queries.items()},
         params.resolved(own_evaluation=has_own_evaluation),
         device=context.settings.torch_device(),
     )
     chosen = [kept[position] for position in found.rows.tolist()]
-    with publish(paths.CURATED) as folder:
-        folder.mkdir(parents=True)
-        write_table(pa.table({"id": pa.array(chosen, pa.string())}), folder / "ids.parquet")
-        write_table(_neighbours(found, queries, kept), folder / "neighbours.parquet")
+    with publish(paths.CURATED) as curated, publish(paths.RETRIEVAL) as record:
+        curated.mkdir(parents=True)
+        record.mkdir(parents=True)
+        write_table(pa.table({"id": pa.array(chosen, pa.string())}), curated / "ids.parquet")
+        write_table(_neighbours(found, queries, kept), record / "neighbours.parquet")
+        write_table(_accounts(found.sets), record / "sets.parquet")
+        if found.clusters is not None:
+            clusters = pa.table({"id": pa.array(kept, pa.string()), "cluster": pa.array(found.clusters, pa.int32())})
+            write_table(clusters, record / "clusters.parquet")
     truth = {} if manifest.truth is None else score_retrieval(set(chosen), set(kept), manifest.truth)
     return {
         "images": len(kept),
         "curated": len(chosen),
-        "queries": len(queries),
+        "left_out": len(kept) - len(chosen),
+        "queries": len(found.neighbours),
         "neighbours": found.neighbours.shape[1],
-        "similarity": float(np.round(found.similarity.mean(), 4)),
+        "similarity": float(np.round(found.similarity.mean(), 4)) if found.similarity.size else 0.0,
+        **_metrics(found),
         **truth,
     }
 
 
-def _neighbours(found: Retrieved, queries: list[str], base: list[str]) -> pa.Table:
-    count, k = found.neighbours.shape
+def _metrics(found: Retrieved) -> dict[str, float]:
+    """What each set brought in, and how many clusters were made."""
+    metrics: dict[str, float] = {}
+    for account in found.sets:
+        counts = {key: value for key, value in account._asdict().items() if isinstance(value, int)}
+        metrics |= {f"set.{account.name}.{key}": value for key, value in counts.items()}
+    if found.clusters is not None:
+        metrics["clusters"] = len(np.unique(found.clusters))
+    return metrics
+
+
+def _accounts(sets: tuple[SetAccount, ...]) -> pa.Table:
+    schema = pa.schema(
+        [(name, pa.string() if kind is str else pa.int64()) for name, kind in SetAccount.__annotations__.items()]
+    )
+    return pa.Table.from_pylist([one._asdict() for one in sets], schema=schema)
+
+
+def _neighbours(found: Retrieved, queries: dict[str, list[str]], base: list[str]) -> pa.Table:
+    k = found.neighbours.shape[1]
+    rows = [(name, one) for name, members in queries.items() for one in members]
     return pa.table(
         {
-            "query": pa.array([one for one in queries for _ in range(k)], pa.string()),
+            "set": pa.array([name for name, _ in rows for _ in range(k)], pa.string()),
+            "query": pa.array([one for _, one in rows for _ in range(k)], pa.string()),
             "neighbour": pa.array([base[position] for position in found.neighbours.reshape(-1)], pa.string()),
-            "rank": pa.array(list(range(k)) * count, pa.int32()),
+            "rank": pa.array(list(range(k)) * len(rows), pa.int32()),
             "similarity": pa.array(np.round(found.similarity.reshape(-1), 4), pa.float32()),
         }
     )

@@ -1,11 +1,13 @@
 import hashlib
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from components.curation.checks import ValidateParams, check_manifest, quarantine_table, report, require
+from components.curation.checks import REMEDY, ValidateParams, check_manifest, quarantine_table
+from components.curation.expectations import CheckResult, failed_rows, report, require
 from components.data.ingest import IngestParams
 from components.data.manifest import IMAGES, SOURCES, Manifest
 from components.data.shards import LOCATIONS
@@ -44,11 +46,15 @@ def failures(one: Manifest, **bounds: Any) -> list[str]:
     return [result.meaning for result in check_manifest(one, ValidateParams(**bounds)) if not result.success]
 
 
+def stop_if_unfit(results: list[CheckResult]) -> None:
+    require(results, subject="the images", remedy=REMEDY)
+
+
 def test_a_good_manifest_passes_and_the_report_is_the_same_again() -> None:
     first = report(check_manifest(manifest(), ValidateParams()))
     assert all(entry["success"] for entry in first)
     assert first == report(check_manifest(manifest(), ValidateParams()))
-    require(check_manifest(manifest(), ValidateParams()))
+    stop_if_unfit(check_manifest(manifest(), ValidateParams()))
 
 
 @pytest.mark.parametrize(
@@ -70,8 +76,8 @@ def test_a_bad_image_is_found(image: dict[str, Any], bounds: dict[str, Any], mea
 @pytest.mark.parametrize("image", [{"width": 4}, {"width": 20, "height": 2000}, {"width": 60_000}])
 def test_one_odd_image_that_ingest_let_in_stops_nothing_and_is_told(image: dict[str, Any]) -> None:
     results = check_manifest(manifest(**image), ValidateParams())
-    require(results)
-    assert "train/cat/0.jpg" in {name for result in results for name in result.examples}
+    stop_if_unfit(results)
+    assert ("train/cat/0.jpg", sha("train/cat/0.jpg")) in {row for result in results for row in result.rows}
 
 
 def test_the_share_of_odd_images_is_a_bound_itself() -> None:
@@ -88,9 +94,9 @@ def test_what_ingest_lets_in_by_default_passes() -> None:
 
 def test_the_error_names_expectation_and_image() -> None:
     with pytest.raises(UserError) as caught:
-        require(check_manifest(manifest(width=4), ValidateParams(max_odd=0)))
+        stop_if_unfit(check_manifest(manifest(width=4), ValidateParams(max_odd=0)))
     assert "expect_column_values_to_be_between" in str(caught.value)
-    assert "train/cat/0.jpg" in str(caught.value)
+    assert f"train/cat/0.jpg ({sha('train/cat/0.jpg')[:12]})" in str(caught.value)
     assert "'validate' in params.yaml" in caught.value.remedy
 
 
@@ -119,6 +125,24 @@ def test_the_quarantine_is_told_by_reason() -> None:
     table = quarantine_table(manifest(quarantined=2))
     assert "| truncated | 2 | `train/cat/8.jpg`, `train/cat/9.jpg` |" in table
     assert quarantine_table(manifest(quarantined=0)) == "No image is quarantined.\n"
+
+
+def test_all_rows_that_fail_are_listed() -> None:
+    listed = failed_rows(check_manifest(manifest(width=4), ValidateParams(max_odd=0))).splitlines()
+    assert listed[0] == "table,meaning,name,id"
+    assert f"shorter sides have 8 pixels at least,train/cat/0.jpg,{sha('train/cat/0.jpg')}" in "\n".join(listed)
+
+
+def test_data_docs_show_the_checks_and_no_markup_of_a_name(tmp_path: Path) -> None:
+    whole = manifest(width=4)
+    names = ["<script>alert(1)</script>$a${b}{{c}}%s.jpg"] * whole.sources.num_rows
+    sources = whole.sources.set_column(whole.sources.column_names.index("name"), "name", pa.array(names))
+    results = check_manifest(replace(whole, sources=sources), ValidateParams(max_odd=0), tmp_path)
+    assert results[7].rows[0].name == names[0], "the report itself tells the true name"
+    pages = [path.read_text() for path in tmp_path.rglob("*.html")]
+    assert any("shorter sides have 8 pixels at least" in page for page in pages)
+    assert any("‹script›alert(1)‹/script›$a${b}{{c}}%s.jpg" in page for page in pages)
+    assert not any("<script>alert" in page for page in pages)
 
 
 def test_bounds_that_exclude_each_other_are_refused() -> None:

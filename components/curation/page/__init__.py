@@ -1,0 +1,1 @@
+"""The page of a curation: what was thrown away, and why."""
