@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     collective_seconds: float = Field(
         600.0, gt=0, description="seconds that training processes wait for one of them before it counts as hung"
     )
+    ray_address: str | None = Field(
+        None, description="HOST:PORT of a Ray cluster for curation; default: one on this machine while it is needed"
+    )
     cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(
