@@ -5,6 +5,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,8 @@ OBJECT_STORE = 256 << 20
 """Bytes of shared memory of a Ray that is started here: it holds vectors on their way, and images never."""
 START_SECONDS = 120
 LOOPBACK = "127.0.0.1"
+CODE = Path(__file__).parents[2]
+"""What workers import this code from."""
 
 
 class Describer:
@@ -28,10 +31,12 @@ class Describer:
 
     Args:
         describe: gives the vectors of images by id; pickled once for all workers.
+        folder: of the project, which the paths in it are relative to.
     """
 
-    def __init__(self, describe: Describe) -> None:
+    def __init__(self, describe: Describe, folder: str) -> None:
         quiet_environment()
+        os.chdir(folder)
         torch.set_num_threads(1)
         self.describe = describe
 
@@ -69,7 +74,7 @@ def describe_on_ray(
         rows = [{"number": number, "ids": list(part.ids)} for number, part in enumerate(parts)]
         found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Describer,
-            fn_constructor_args=(describe,),
+            fn_constructor_args=(describe, str(Path.cwd())),
             num_cpus=1,
             num_gpus=1 if gpu else None,
             compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(rows))),
@@ -103,15 +108,20 @@ def _session(address: str | None, workers: int) -> Iterator["types.ModuleType"]:
             here = {"address": address}
         ray = _ray()
         try:
-            ray.init(**here, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            remedy = "start it, or mend SELFSIGHT_RAY_ADDRESS; embed.engine local needs none"
-            raise UserError(f"no Ray at {address or 'this machine'} ({type(error).__name__})", remedy=remedy) from error
-        try:
-            ray.data.DataContext.get_current().enable_progress_bars = False
+            _connect(ray, {**here, "runtime_env": {"env_vars": {"PYTHONPATH": str(CODE)}}})
             yield ray
         finally:
             ray.shutdown()
+
+
+def _connect(ray: "types.ModuleType", arguments: dict[str, Any]) -> None:
+    try:
+        ray.init(**arguments, log_to_driver=False, configure_logging=False)
+    except Exception as error:  # Ray raises whatever it stumbled over
+        remedy = "start it, or mend SELFSIGHT_RAY_ADDRESS; embed.engine local needs none"
+        where = arguments["address"]
+        raise UserError(f"no Ray at {where}, {type(error).__name__}", remedy=remedy) from error
+    ray.data.DataContext.get_current().enable_progress_bars = False
 
 
 def _ray() -> "types.ModuleType":
