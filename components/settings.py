@@ -72,6 +72,9 @@ class Settings(BaseSettings):
         ge=0,
         description="seconds without the end of a step after which a training process counts as hung; 0: never",
     )
+    ray_address: str | None = Field(
+        None, description="HOST:PORT of a Ray cluster for curation; default: one on this machine while it is needed"
+    )
     cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(

@@ -55,6 +55,9 @@ Utilisation = Annotated[float, typer.Option(min=0.01, max=1.0, help="share of th
 GpuMemory = Annotated[float | None, typer.Option("--memory", min=0.1, help="memory of a GPU, GiB; default: asked")]
 Distill = Annotated[bool, typer.Option("--distill", help="plan the stage distill instead of pretrain")]
 Parameters = Annotated[bool, typer.Option("--parameters", help="list every parameter with its value and meaning")]
+MeasureOption = Annotated[
+    Literal["agreement", "cosine"] | None, typer.Option("--measure", help="default: dedup.measure of params.yaml")
+]
 
 
 @app.command()
@@ -273,6 +276,29 @@ def convert(
     for note in convert_weights(source, target, to, {"heads": heads, "interpolation": interpolation}):
         typer.echo(f"note: {note}")
     typer.echo(f"wrote {target}")
+
+
+@app.command()
+def thresholds(
+    measure: MeasureOption = None,
+    pairs: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="labelled pairs: first,second,same; default: planted copies")
+    ] = None,
+    images: Annotated[int, typer.Option(min=10, help="images that copies are planted of")] = 500,
+    precision: Annotated[float, typer.Option(min=0.5, max=1.0, help="wanted share of true copies")] = 0.99,
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where table and picture go")] = Path(
+        "reports/thresholds"
+    ),
+) -> None:
+    """Show what thresholds of deduplication let through and miss, on the images of the last `selfsight run`."""
+    from components.stages import paths
+    from components.stages.params import load_params
+    from flows.thresholds import measure_pairs, write_report
+
+    settings = _settings()
+    params = load_params(settings.root / paths.PARAMS)
+    for line in write_report(*measure_pairs(params, settings, measure, pairs, images), precision, out):
+        typer.echo(line)
 
 
 def _transfer(direction: Literal["push", "pull"]) -> None:

@@ -1,12 +1,35 @@
 """Pairs of images that may be copies of each other: few enough to look at each closely."""
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt64
 
-from components.features.search import neighbour_pairs, top_k
+from components.features.large_search import ivf_top_k, nearest_hashes
+from components.features.search import top_k
 
 HASH_BITS = 64
+
+
+class Search(NamedTuple):
+    """How neighbours are searched."""
+
+    exact_up_to: int
+    """Training images up to which all are compared with all in full precision; beyond, faiss searches."""
+    probes: int
+    """Cells of the inverted file that faiss searches for an image."""
+    device: str = "cpu"
+    """Where the exact search runs."""
+
+
+class Candidates(NamedTuple):
+    """Pairs to look at."""
+
+    pairs: Int[np.ndarray, "pairs 2"]
+    """Positions (i < j), sorted, each once."""
+    recall: float
+    """Share of the nearest neighbours by embedding that the search found, on a sample; 1 if it was exact."""
 
 
 def candidate_pairs(
@@ -16,8 +39,8 @@ def candidate_pairs(
     *,
     neighbours: int,
     hash_distance: int,
-    device: str = "cpu",
-) -> Int[np.ndarray, "pairs 2"]:
+    search: Search,
+) -> Candidates:
     """Unite what embeddings and perceptual hashes propose.
 
     Pairs within the evaluation part are left out: nothing is decided by them.
@@ -29,34 +52,44 @@ def candidate_pairs(
         neighbours: nearest training images of every image, by embedding and by hash: frames of a fixed camera are all
             alike, and all with all would be too many.
         hash_distance: bits in which two hashes may differ.
-        device: where the search runs.
+        search: how.
 
-    Returns:
-        Pairs (i < j), sorted, each once.
+    Raises:
+        UserError: if there are more training images than `exact_up_to` and faiss is not installed.
     """
-    found = [
-        _by_embedding(vectors, evaluation, neighbours, device),
-        _by_hash(hashes, evaluation, neighbours, hash_distance, device),
-    ]
-    pairs: Int[np.ndarray, "pairs 2"] = np.unique(np.concatenate(found), axis=0)
-    useful: Int[np.ndarray, "pairs 2"] = pairs[~evaluation[pairs].all(axis=1)]
-    return useful
+    by_embedding = embedding_candidates(vectors, evaluation, neighbours=neighbours, search=search)
+    by_hash = _by_hash(hashes, evaluation, neighbours, hash_distance, search)
+    pairs = np.unique(np.concatenate([by_embedding.pairs, by_hash]), axis=0)
+    return Candidates(pairs[~evaluation[pairs].all(axis=1)], by_embedding.recall)
 
 
-def _by_embedding(
-    vectors: Float[np.ndarray, "n dim"], evaluation: Bool[np.ndarray, " n"], neighbours: int, device: str
-) -> Int[np.ndarray, "pairs 2"]:
-    training, held_out = np.flatnonzero(~evaluation), np.flatnonzero(evaluation)
-    base = torch.from_numpy(vectors[training]).to(device)
-    within = training[neighbour_pairs(base, neighbours).cpu().numpy()]
-    _, near = top_k(torch.from_numpy(vectors[held_out]).to(device), base, neighbours)
-    queries = np.repeat(held_out, near.shape[1])
-    across = np.stack([queries, training[near.cpu().numpy().reshape(-1)]], axis=1)
-    return np.concatenate([within, np.sort(across, axis=1)])
+def embedding_candidates(
+    vectors: Float[np.ndarray, "n dim"], evaluation: Bool[np.ndarray, " n"], *, neighbours: int, search: Search
+) -> Candidates:
+    """Pair every image with its nearest training images; as `candidate_pairs`."""
+    training = np.flatnonzero(~evaluation)
+    base = vectors[training]
+    near, recall = _nearest(vectors, base, neighbours + 1, search)
+    wanted = near >= 0
+    wanted[evaluation, neighbours:] = False  # one of the training part has found itself as well
+    queries, _ = wanted.nonzero()
+    pairs = np.stack([queries, training[near[wanted]]], axis=1)
+    return Candidates(np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0), recall)
+
+
+def _nearest(
+    queries: Float[np.ndarray, "q dim"], base: Float[np.ndarray, "n dim"], k: int, search: Search
+) -> tuple[Int[np.ndarray, "q k"], float]:
+    """Positions in the base, -1 where faiss found fewer, and the recall."""
+    if len(base) > search.exact_up_to:
+        found = ivf_top_k(queries, base, k, probes=search.probes)
+        return found.positions, found.recall
+    _, near = top_k(torch.from_numpy(queries).to(search.device), torch.from_numpy(base).to(search.device), k)
+    return near.cpu().numpy(), 1.0
 
 
 def _by_hash(
-    hashes: UInt64[np.ndarray, " n"], evaluation: Bool[np.ndarray, " n"], neighbours: int, distance: int, device: str
+    hashes: UInt64[np.ndarray, " n"], evaluation: Bool[np.ndarray, " n"], neighbours: int, distance: int, search: Search
 ) -> Int[np.ndarray, "pairs 2"]:
     """Pairs of like hashes. Images of one hash are chained, not paired all with all: plain pictures may be many."""
     order = np.argsort(hashes, kind="stable")
@@ -64,24 +97,28 @@ def _by_hash(
     chained = np.stack([order[equal], order[equal + 1]], axis=1)
     first = np.sort(np.unique(hashes, return_index=True)[1])
     training, held_out = first[~evaluation[first]], first[evaluation[first]]
-    within = _near(hashes[training], hashes[training], neighbours + 1, distance, device)  # itself is the nearest
-    across = _near(hashes[held_out], hashes[training], neighbours, distance, device)
+    within = _near(hashes[training], hashes[training], neighbours + 1, distance, search)  # itself is the nearest
+    across = _near(hashes[held_out], hashes[training], neighbours, distance, search)
     near = np.concatenate([training[within], np.stack([held_out[across[:, 0]], training[across[:, 1]]], axis=1)])
     return np.sort(np.concatenate([chained, near[near[:, 0] != near[:, 1]]]), axis=1)
 
 
 def _near(
-    queries: UInt64[np.ndarray, " q"], base: UInt64[np.ndarray, " n"], k: int, distance: int, device: str
+    queries: UInt64[np.ndarray, " q"], base: UInt64[np.ndarray, " n"], k: int, distance: int, search: Search
 ) -> Int[np.ndarray, "pairs 2"]:
     """Positions (query, base) of each query's k nearest hashes within a distance; of equally near ones the first.
 
     The inner product of signs is the number of equal bits less that of differing ones. One more dimension lowers it by
     less than a bit, the more the later a hash stands in `base`, so that no two tie; doubles hold it all exactly.
     """
+    if len(base) > search.exact_up_to:
+        apart, near = nearest_hashes(queries, base, k)
+        query, rank = (apart <= distance).nonzero()
+        return np.stack([query, near[query, rank]], axis=1)
     late = torch.arange(len(base), dtype=torch.float64) * 0.5 ** (len(base).bit_length() + 1)
     left = torch.cat([_signs(queries), torch.ones(len(queries), 1, dtype=torch.float64)], dim=1)
     right = torch.cat([_signs(base), -late[:, None]], dim=1)
-    similarity, positions = top_k(left.to(device), right.to(device), k)
+    similarity, positions = top_k(left.to(search.device), right.to(search.device), k)
     query, rank = (similarity > HASH_BITS - 2 * distance - 1).nonzero(as_tuple=True)
     pairs: Int[np.ndarray, "pairs 2"] = torch.stack([query, positions[query, rank]], dim=1).cpu().numpy()
     return pairs

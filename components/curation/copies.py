@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from components.features.agreement import agreement, local_correlation
 from components.features.alignment import Aligned, align
 from components.features.registration import Placement, locate, registration_planes
+from components.features.scratch import scratch
 from components.features.thumbnails import opponent_planes
 from components.tracking import progress
 
@@ -102,7 +103,7 @@ def _locate(thumbnails: Thumbnails, pairs: Int[np.ndarray, "pairs 2"], device: s
 
 def _luminance(thumbnails: Thumbnails, device: str) -> Float[np.ndarray, "n side side"]:
     """What registration searches in, of all images, in half precision: 2 KiB an image."""
-    found = np.zeros(thumbnails.shape[:3], np.float16)
+    found = scratch(thumbnails.shape[:3], np.float16)
     for first in range(0, len(thumbnails), BLOCK):
         rows = slice(first, first + BLOCK)
         found[rows] = registration_planes(torch.from_numpy(thumbnails[rows]).to(device))[:, 0].half().cpu().numpy()

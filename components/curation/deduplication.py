@@ -2,7 +2,7 @@
 
 As DINOv2 (section 3 and appendix A.3): copies are connected, one of each connected component is kept, and a component
 that touches an evaluation image is discarded whole, on a lower threshold. Instead of trusting a cosine, every candidate
-pair is verified by registration.
+pair is verified by registration, unless `measure` is `cosine`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +15,7 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from components.curation.copies import Copies
+from components.curation.evaluation_sets import REST, EvaluationSet
 from components.features.components import connected_components
 from components.parameters import Params
 
@@ -28,36 +29,72 @@ class DedupParams(Params):
     hash_distance: int = Field(
         6, ge=0, le=16, description="bits in which the perceptual hashes of compared images may differ, of 64"
     )
+    measure: Literal["agreement", "cosine"] = Field(
+        "agreement",
+        description="what the thresholds are held against: agreement, the share of two pictures that is the same, by "
+        "registration; cosine, that of their embeddings, for any embedder and in a fraction of the time",
+    )
     threshold: float = Field(
-        0.76, gt=0, le=1, description="share of two training images that must agree for them to be one"
+        0.76, gt=0, le=1, description="measure of two training images from which on they are one picture"
     )
     leak_threshold: float = Field(
         0.72, gt=0, le=1, description="the same for a training and an evaluation image; lower discards more"
     )
+    evaluation_sets: tuple[EvaluationSet, ...] = Field(
+        (), description="parts of the evaluation source with thresholds of their own, told apart by name"
+    )
+    exact_up_to: int = Field(
+        200_000,
+        ge=0,
+        description="training images up to which all are compared with all; beyond, faiss searches (extra `faiss`): "
+        "hashes exactly, embeddings in an inverted file, whose recall is the metric search_recall",
+    )
+    probes: int = Field(
+        64, ge=1, description="cells of the inverted file, of 4 √images, that are searched for an image"
+    )
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> "DedupParams":
-        if self.leak_threshold > self.threshold:
-            raise ValueError("leak_threshold is above threshold; lower it: a leak harms more than a lost image")
+        if self.measure == "cosine" and not {"threshold", "leak_threshold"} <= self.model_fields_set:
+            raise ValueError(
+                "measure is cosine: give threshold and leak_threshold, which depend on the embedder; "
+                "`selfsight thresholds --measure cosine` helps to choose"
+            )
+        for name, lower in self.leak_thresholds.items():
+            if lower > self.threshold:
+                which = "leak_threshold" if name == REST else f"leak_threshold of {name}"
+                raise ValueError(f"{which} is above threshold; lower it: a leak harms more than a lost image")
+        if len(self.leak_thresholds) <= len(self.evaluation_sets):
+            raise ValueError(f"evaluation_sets: give each a name of its own, and none the name {REST}")
         return self
+
+    @property
+    def leak_thresholds(self) -> dict[str, float]:
+        """Threshold by evaluation set."""
+        return {**{one.name: one.leak_threshold for one in self.evaluation_sets}, REST: self.leak_threshold}
+
+    @property
+    def least(self) -> float:
+        """Measure below which nothing is decided by a pair."""
+        return min(self.leak_thresholds.values())
 
 
 def copy_components(
-    evaluation: Bool[np.ndarray, " n"], copies: Copies, params: DedupParams
+    copies: Copies, threshold: float, leak_threshold: Float[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " pairs"]]:
     """Connect what is a copy of what.
 
     Args:
-        evaluation: whether an image is of the evaluation part.
         copies: compared pairs.
-        params: thresholds.
+        threshold: of two training images.
+        leak_threshold: of each evaluation image with any other; above 1 for a training image.
 
     Returns:
         The component of every image, named by its first position, and which pairs are accepted.
     """
-    across = evaluation[copies.pairs].any(axis=1)
-    accepted = copies.agreement >= np.where(across, params.leak_threshold, params.threshold)
-    return connected_components(len(evaluation), copies.pairs[accepted]), accepted
+    across = leak_threshold[copies.pairs].min(axis=1, initial=2.0)
+    accepted = copies.agreement >= np.where(across <= 1.0, across, threshold)
+    return connected_components(len(leak_threshold), copies.pairs[accepted]), accepted
 
 
 def choose(

@@ -39,7 +39,7 @@ def extract(
     *,
     batch_size: int = 256,
     device: str = "cpu",
-    description: str = "features",
+    description: str | None = "features",
 ) -> Features:
     """Runs a frozen backbone over images.
 
@@ -50,7 +50,7 @@ def extract(
         preprocess: how they are prepared.
         batch_size: images of one forward.
         device: where the model runs.
-        description: shown as progress.
+        description: shown as progress; None shows none.
 
     Returns:
         Features in the order of the ids.

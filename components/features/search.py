@@ -35,12 +35,3 @@ def top_k(
             values[rows], kept = merged.topk(k, dim=1)
             positions[rows] = origins.gather(1, kept)
     return values, positions
-
-
-def neighbour_pairs(vectors: Float[Tensor, "n dim"], k: int) -> Int[Tensor, "pairs 2"]:
-    """Return every pair (i < j) of which one is among the k nearest others of the other, sorted, each once."""
-    _, near = top_k(vectors, vectors, k + 1)
-    own = torch.arange(len(vectors), device=vectors.device)[:, None].expand_as(near)
-    pairs = torch.stack([torch.minimum(own, near), torch.maximum(own, near)], dim=-1).reshape(-1, 2)
-    distinct: Int[Tensor, "pairs 2"] = torch.unique(pairs[pairs[:, 0] != pairs[:, 1]], dim=0)
-    return distinct

@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.decoding import decode_rgb
+from components.features.scratch import scratch
 from components.tracking import progress
 
 SIDE = 32
@@ -38,7 +39,12 @@ def thumbnail(image: Image.Image, side: int = SIDE) -> UInt8[np.ndarray, "side s
 
 
 def load_thumbnails(
-    reader: Reader, ids: Sequence[str], *, side: int = SIDE, threads: int = 2
+    reader: Reader,
+    ids: Sequence[str],
+    *,
+    side: int = SIDE,
+    threads: int = 2,
+    description: str | None = "thumbnails",
 ) -> UInt8[np.ndarray, "n side side 3"]:
     """Decode images, scaled where the codec can, into thumbnails in the order of the ids; 3 KiB an image of 32 pixels.
 
@@ -47,11 +53,12 @@ def load_thumbnails(
         ids: which images.
         side: of a thumbnail, pixels.
         threads: that decode.
+        description: shown as progress; None shows none.
 
     Raises:
         DecodingError: if an image does not decode; ingest has quarantined those.
     """
-    made = np.zeros((len(ids), side, side, 3), np.uint8)
+    made = scratch((len(ids), side, side, 3), np.uint8)
 
     def one(image_id: str) -> UInt8[np.ndarray, "side side 3"]:
         return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * side), side)
@@ -59,7 +66,7 @@ def load_thumbnails(
     with ThreadPoolExecutor(threads, "decode") as pool:
         chunks = [ids[first : first + CHUNK] for first in range(0, len(ids), CHUNK)]
         decoded = (small for chunk in chunks for small in pool.map(one, chunk))
-        for row, small in enumerate(progress(decoded, total=len(ids), description="thumbnails")):
+        for row, small in enumerate(progress(decoded, total=len(ids), description=description)):
             made[row] = small
     return made
 

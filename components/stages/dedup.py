@@ -3,15 +3,18 @@
 import tempfile
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt64
 
-from components.curation.candidates import candidate_pairs
-from components.curation.copies import FINE_SIDE, compare
+from components.curation.candidates import Search, candidate_pairs
+from components.curation.copies import FINE_SIDE, Copies, compare
+from components.curation.cosine import cosine_copies
 from components.curation.deduplication import DedupParams, choose, copy_components, pair_table, sharpness
+from components.curation.evaluation_sets import assign, leaks_by_set
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_rgb
@@ -32,40 +35,25 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     everything, forgotten = Manifest.load(paths.MANIFEST), read_forgotten(paths.FORGOTTEN_LOCK)
     manifest, left_out = usable(everything, forgotten), sorted(forgotten.intersection(everything.ids()))
     ids, vectors = _embedded(forgotten)
-    in_training, in_evaluation = set(manifest.ids("train")), set(manifest.ids("eval"))
+    in_training = set(manifest.ids("train"))
     training = np.array([one in in_training for one in ids], bool)
-    evaluation = np.array([one in in_evaluation for one in ids], bool)
+    sets = assign(params.evaluation_sets, params.leak_threshold, ids, manifest.sources)
     images = manifest.images.filter(pc.is_in(manifest.images["id"], value_set=pa.array(ids, pa.string())))
-    hashes = images["phash"].to_numpy()
     pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
-    device = context.settings.torch_device()
-    candidates = candidate_pairs(
-        vectors,
-        hashes,
-        evaluation,
-        neighbours=params.neighbours,
-        hash_distance=params.hash_distance,
-        device=device,
-    )
+    search = Search(params.exact_up_to, params.probes, context.settings.torch_device())
     with ShardReader(paths.SHARDS, manifest.locations) as reader:
-        copies = compare(
-            load_thumbnails(reader, ids),
-            candidates,
-            lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE),
-            least=params.leak_threshold,
-            device=device,
-        )
-        components, accepted = copy_components(evaluation, copies, params)
+        found = _compare(params, reader, ids, vectors, images["phash"].to_numpy(), sets.evaluation, search)
+        components, accepted = copy_components(found.copies, params.threshold, sets.threshold)
         groups = choose(
             ids,
             training,
-            evaluation,
+            sets.evaluation,
             components,
             pixels,
             lambda one: sharpness(decode_rgb(reader.read(one), min_side=SHARPNESS_SIDE)),
         )
-        pairs = pair_table(ids, copies, accepted)
-        _log_pictures(groups, pairs, in_evaluation, reader, context)
+        pairs = pair_table(ids, found.copies, accepted)
+        _log_pictures(groups, pairs, {ids[row] for row in sets.evaluation.nonzero()[0]}, reader, context)
     with publish(paths.DEDUP) as folder:
         folder.mkdir(parents=True)
         write_table(groups, folder / "groups.parquet")
@@ -73,11 +61,14 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
         write_table(pairs, folder / "pairs.parquet")
         write_table(pa.table({"id": pa.array(left_out, pa.string())}), folder / FORGOTTEN)
     truth = {} if manifest.truth is None else score_deduplication(groups, manifest.truth)
+    leaks = leaks_by_set(sets, training, components) if params.evaluation_sets else {}
     return {
         **_counts(groups),
         "forgotten": len(left_out),
-        "candidates": len(candidates),
+        "candidates": len(found.copies.pairs),
         "pairs": pairs.num_rows,
+        "search_recall": round(found.recall, 4),
+        **{f"leaks.{name}": count for name, count in leaks.items()},
         **truth,
     }
 
@@ -85,11 +76,48 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
 def _embedded(forgotten: frozenset[str]) -> tuple[list[str], Float[np.ndarray, "images dim"]]:
     """Ids and vectors of the images that may be used."""
     ids: list[str] = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
-    vectors: Float[np.ndarray, "images dim"] = np.load(paths.EMBEDDINGS / "embeddings.npy")
+    vectors: Float[np.ndarray, "images dim"] = np.load(paths.EMBEDDINGS / "embeddings.npy", mmap_mode="c")
     if forgotten.isdisjoint(ids):
         return ids, vectors
     rows = [row for row, one in enumerate(ids) if one not in forgotten]
     return [ids[row] for row in rows], vectors[rows]
+
+
+class _Compared(NamedTuple):
+    copies: Copies
+    recall: float
+
+
+def _compare(
+    params: DedupParams,
+    reader: ShardReader,
+    ids: list[str],
+    vectors: Float[np.ndarray, "n dim"],
+    hashes: UInt64[np.ndarray, " n"],
+    evaluation: Bool[np.ndarray, " n"],
+    search: Search,
+) -> _Compared:
+    """Measure the pairs that may be copies, by registration or by cosine."""
+    if params.measure == "cosine":
+        return _Compared(
+            *cosine_copies(vectors, evaluation, least=params.least, neighbours=params.neighbours, search=search)
+        )
+    candidates = candidate_pairs(
+        vectors,
+        hashes,
+        evaluation,
+        neighbours=params.neighbours,
+        hash_distance=params.hash_distance,
+        search=search,
+    )
+    copies = compare(
+        load_thumbnails(reader, ids),
+        candidates.pairs,
+        lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE),
+        least=params.least,
+        device=search.device,
+    )
+    return _Compared(copies, candidates.recall)
 
 
 def _counts(groups: pa.Table) -> dict[str, float]:

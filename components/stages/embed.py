@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from components.curation.embedding import EmbedParams, embed, read_embedder_lock
+from components.curation.embedding import EmbedParams, Resources, embed, read_embedder_lock
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.tables import write_table
@@ -19,12 +19,19 @@ def run(params: EmbedParams, context: StageContext) -> dict[str, float]:
     ids = manifest.ids()
     context.run.set_tags({"embedder": lock.uri, "embedder.version": lock.version})
     with ShardReader(paths.SHARDS, manifest.locations) as reader:
-        vectors = embed(lock, reader, ids, params, device=context.settings.torch_device())
+        vectors = embed(lock, reader, ids, params, resources=_resources(context), locations=manifest.locations)
     with publish(paths.EMBEDDINGS) as folder:
         folder.mkdir(parents=True)
         np.save(folder / "embeddings.npy", vectors)
         write_table(pa.table({"id": pa.array(ids, pa.string())}), folder / "ids.parquet")
     return {"images": len(ids), "dimensions": vectors.shape[1]}
+
+
+def _resources(context: StageContext) -> Resources:
+    settings = context.settings
+    return Resources(
+        settings.torch_device(), settings.thread_count(), settings.ray_address, settings.cache / "embeddings"
+    )
 
 
 if __name__ == "__main__":

@@ -11,15 +11,18 @@ T = TypeVar("T")
 LOG_SECONDS = 60.0
 
 
-def progress(items: Iterable[T], *, total: int, description: str, unit: str = "image") -> Iterator[T]:
+def progress(items: Iterable[T], *, total: int, description: str | None, unit: str = "image") -> Iterator[T]:
     """Passes `items` through and shows how far it is, with rate and time to go.
 
     Args:
         items: what is worked on.
         total: how many there will be.
-        description: what is being done.
+        description: what is being done; None shows nothing.
         unit: what one item is, in the singular.
     """
+    if description is None:
+        yield from items
+        return
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -13,7 +13,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script", ["P1_step", "P2_gpu", "P3_zero3", "P4_drop_path", "P5_heads", "P6_loader", "P12_checkpoint", "converging"]
+    "script",
+    [
+        "P1_step",
+        "P2_gpu",
+        "P3_zero3",
+        "P4_drop_path",
+        "P5_heads",
+        "P6_loader",
+        "P8_near_pairs",
+        "P9_growth",
+        "P12_checkpoint",
+        "converging",
+    ],
 )
 def test_a_benchmark_runs_at_tiny_size_and_leaves_the_committed_figures_alone(script: str) -> None:
     results = ROOT / "benchmarks" / "results"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from components.curation.candidates import candidate_pairs
+from components.curation.candidates import Search, candidate_pairs
 from components.features.components import connected_components
 
 
@@ -14,8 +14,23 @@ def hashes(rows: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, 2**63, rows, dtype=np.uint64)
 
 
+EXACT, INVERTED = Search(exact_up_to=100_000, probes=1), Search(exact_up_to=0, probes=1000)
+
+
+@pytest.fixture(params=[EXACT, INVERTED], ids=["exact", "faiss"], autouse=True)
+def search(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Search:
+    """All cells of an inverted file hold what the exact search finds."""
+    monkeypatch.setitem(globals(), "SEARCH", request.param)
+    return request.param
+
+
+SEARCH = EXACT
+
+
 def found(vectors: np.ndarray, codes: np.ndarray, evaluation: np.ndarray, **more: int) -> set[tuple[int, int]]:
-    pairs = candidate_pairs(vectors, codes, evaluation, **{"neighbours": 1, "hash_distance": 3} | more)
+    chosen = {"neighbours": 1, "hash_distance": 3} | more
+    pairs, recall = candidate_pairs(vectors, codes, evaluation, **chosen, search=SEARCH)
+    assert recall == 1.0
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
     return {(int(first), int(second)) for first, second in pairs}

@@ -8,6 +8,7 @@ from components.curation.embedding import (
     BUILTIN,
     EmbedderLock,
     EmbedParams,
+    Resources,
     embed,
     read_embedder_lock,
     resolve_embedder,
@@ -57,13 +58,13 @@ def test_a_backbone_by_uri_is_locked_with_its_hash() -> None:
 
 def test_embeddings_are_those_of_the_descriptor_in_the_order_of_the_ids() -> None:
     reader = Files({name: jpeg(texture(number)) for number, name in enumerate("dacb")})
-    vectors = embed(LOCK, reader, ["a", "b", "c", "d"], EmbedParams(), device="cpu")
+    vectors = embed(LOCK, reader, ["a", "b", "c", "d"], EmbedParams(), resources=Resources())
     assert (vectors @ describe([texture(number) for number in (1, 3, 2, 0)]).T).argmax(axis=1).tolist() == [0, 1, 2, 3]
 
 
 def test_another_version_of_the_descriptor_is_refused() -> None:
     with pytest.raises(UserError, match="builtin:v0"):
-        embed(EmbedderLock(BUILTIN, "builtin:v0", ""), Files({}), [], EmbedParams(), device="cpu")
+        embed(EmbedderLock(BUILTIN, "builtin:v0", ""), Files({}), [], EmbedParams(), resources=Resources())
 
 
 def test_a_backbone_embeds_if_its_hash_is_the_locked_one(tmp_path: Path) -> None:
@@ -73,10 +74,16 @@ def test_a_backbone_embeds_if_its_hash_is_the_locked_one(tmp_path: Path) -> None
     folder = make_artifact(tmp_path)
     reader = Files({name: jpeg(texture(number)) for number, name in enumerate("ab")})
     lock = EmbedderLock(str(folder), "", load_backbone(folder).digest)
-    vectors = embed(lock, reader, ["a", "b"], EmbedParams(embedder=str(folder)), device="cpu")
+    vectors = embed(lock, reader, ["a", "b"], EmbedParams(embedder=str(folder)), resources=Resources())
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1.0, abs=1e-5)
     with pytest.raises(UserError, match="hash"):
-        embed(EmbedderLock(str(folder), "", "0" * 64), reader, ["a"], EmbedParams(embedder=str(folder)), device="cpu")
+        embed(
+            EmbedderLock(str(folder), "", "0" * 64),
+            reader,
+            ["a"],
+            EmbedParams(embedder=str(folder)),
+            resources=Resources(),
+        )
 
 
 def test_the_lock_is_plain_json(tmp_path: Path) -> None:

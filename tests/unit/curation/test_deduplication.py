@@ -9,7 +9,6 @@ from components.errors import UserError
 from components.parameters import validate
 from tests.textures import texture
 
-PARAMS = DedupParams(threshold=0.8, leak_threshold=0.6)
 IDS = ["a", "b", "c", "d", "e", "f"]
 
 
@@ -33,15 +32,19 @@ def decided(
     return {row["id"]: (row["component"], row["reason"], row["kept"]) for row in table.to_pylist()}
 
 
+def leak_threshold(*rows: int, least: float = 0.6) -> np.ndarray:
+    return np.where(mask(*rows), least, 2.0)
+
+
 def test_copies_are_connected_over_a_third() -> None:
-    components, accepted = copy_components(mask(), copies((0, 1, 0.9), (1, 2, 0.8), (3, 4, 0.79)), PARAMS)
+    components, accepted = copy_components(copies((0, 1, 0.9), (1, 2, 0.8), (3, 4, 0.79)), 0.8, leak_threshold())
     assert components.tolist() == [0, 0, 0, 3, 4, 5]
     assert accepted.tolist() == [True, True, False]
 
 
 def test_a_leak_needs_less_agreement_than_a_duplicate() -> None:
     found = copies((0, 1, 0.7), (2, 3, 0.7))
-    components, accepted = copy_components(mask(3), found, PARAMS)
+    components, accepted = copy_components(found, 0.8, leak_threshold(3))
     assert accepted.tolist() == [False, True]
     assert components.tolist() == [0, 1, 2, 2, 4, 5]
 
@@ -108,3 +111,40 @@ def test_accepted_pairs_are_named() -> None:
 def test_a_leak_threshold_above_the_other_is_refused() -> None:
     with pytest.raises(UserError, match="leak_threshold"):
         validate(DedupParams, {"threshold": 0.5, "leak_threshold": 0.9}, where="params.yaml")
+
+
+def test_of_two_evaluation_sets_each_has_its_own_threshold() -> None:
+    bounds = np.where(mask(1), 0.5, leak_threshold(3, least=0.7))
+    components, accepted = copy_components(copies((0, 1, 0.6), (2, 3, 0.6), (4, 5, 0.6)), 0.8, bounds)
+    assert accepted.tolist() == [True, False, False]
+    assert components.tolist() == [0, 0, 2, 3, 4, 5]
+
+
+def test_no_compared_pairs_leave_every_image_alone() -> None:
+    components, accepted = copy_components(copies(), 0.8, leak_threshold(1))
+    assert components.tolist() == list(range(6))
+    assert len(accepted) == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"measure": "cosine"}, "give threshold and leak_threshold"),
+        ({"evaluation_sets": [{"name": "a", "pattern": "a/*", "leak_threshold": 0.9}]}, "leak_threshold of a is above"),
+        ({"evaluation_sets": [{"name": "evaluation", "pattern": "a/*", "leak_threshold": 0.5}]}, "a name of its own"),
+        ({"evaluation_sets": 2 * [{"name": "a", "pattern": "a/*", "leak_threshold": 0.5}]}, "a name of its own"),
+        ({"evaluation_sets": [{"name": "A b", "pattern": "a/*", "leak_threshold": 0.5}]}, "evaluation_sets.0.name"),
+    ],
+)
+def test_f16_thresholds_that_cannot_be_meant_are_refused(values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        validate(DedupParams, values, where="params.yaml")
+
+
+def test_what_must_be_compared_is_what_the_lowest_threshold_admits() -> None:
+    sets = [
+        {"name": "a", "pattern": "a/*", "leak_threshold": 0.4},
+        {"name": "b", "pattern": "b/*", "leak_threshold": 0.5},
+    ]
+    params = validate(DedupParams, {"evaluation_sets": sets}, where="params.yaml")
+    assert params.least == 0.4

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from components.features import search
-from components.features.search import neighbour_pairs, top_k
+from components.features.search import top_k
 
 
 @pytest.fixture
@@ -30,9 +30,3 @@ def test_top_k_returns_no_more_than_there_is(vectors: torch.Tensor) -> None:
     assert values.shape == positions.shape == (4, 3)
     assert top_k(vectors[:0], vectors, 3)[0].shape == (0, 3)
     assert top_k(vectors, vectors[:0], 3)[0].shape == (300, 0)
-
-
-def test_neighbour_pairs_are_sorted_and_without_the_image_itself(vectors: torch.Tensor) -> None:
-    twins = torch.cat([vectors[:50], vectors[:50]])
-    pairs = neighbour_pairs(twins, 1).tolist()
-    assert pairs == [[number, number + 50] for number in range(50)]

@@ -1,0 +1,77 @@
+"""Embedding on Ray Data against embedding in this process, on the same cores: seconds, and that the bits are the same.
+
+`python -m benchmarks.ray_overhead`: 4,000 images of CIFAR-10 by a small backbone; `--tiny` for a trial. Not one of the
+numbered targets. Start and stop of Ray are timed with it, and also apart, by embedding a single part.
+"""
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.P9_growth import make_shards
+from benchmarks.report import report
+from benchmarks.training_step import clock
+from components.curation.embedding import EmbedderLock, EmbedParams, Resources, embed
+from components.data.shards import ShardReader
+from components.models.backbone import Preprocess, load_backbone, save_backbone
+from components.models.vit import VisionTransformer, ViTConfig
+
+TINY = "--tiny" in sys.argv
+IMAGES = 64 if TINY else 8192
+WORKERS = (1, 2)
+REPEATS = 1 if TINY else 5
+
+
+def main() -> None:
+    """Measures and reports."""
+    with tempfile.TemporaryDirectory(prefix="selfsight-ray-") as temporary:
+        found = measure(Path(temporary))
+    ratio = found["seconds"]["ray, 2 workers"] / found["seconds"]["local, 2 workers"]
+    report(
+        "ray",
+        "time to embed on Ray Data on 2 cores, its start and stop included, of that in this process",
+        ratio=ratio,
+        bound="the same bits; the time is reported only",
+        holds=found["same"],
+        figures={**found, "images": IMAGES, "repeats": REPEATS},
+        name="ray_overhead",
+        keep=not TINY,
+    )
+
+
+def measure(folder: Path) -> dict[str, Any]:
+    """Seconds of each engine with one worker and with two."""
+    (folder / "shards").mkdir()
+    ids, _, locations = make_shards(folder / "shards", IMAGES)
+    config = ViTConfig(image_size=64, patch_size=8, width=32 if TINY else 192, depth=2 if TINY else 12, heads=2)
+    save_backbone(
+        VisionTransformer(config), Preprocess(image_size=64, resize=64), folder / "backbone", lineage={}, card=""
+    )
+    uri = str(folder / "backbone")
+    lock = EmbedderLock(uri, "", load_backbone(uri).digest)
+    seconds: dict[str, list[float]] = {}
+    answers: dict[str, np.ndarray] = {}
+    with ShardReader(folder / "shards", locations) as reader:
+
+        def run(engine: str, threads: int, some: list[str]) -> np.ndarray:
+            params = EmbedParams(embedder=uri, engine=engine, batch_size=64)
+            return embed(lock, reader, some, params, resources=Resources(threads=threads), locations=locations)
+
+        for _ in range(REPEATS):
+            for threads in WORKERS:
+                for engine in ("local", "ray"):
+                    name = f"{engine}, {threads} workers"
+                    taken = clock(lambda: answers.update({name: run(engine, threads, ids)}))  # noqa: B023
+                    seconds.setdefault(name, []).append(taken)
+            seconds.setdefault("ray, one part", []).append(clock(lambda: run("ray", 1, ids[:8])))
+    medians = {name: round(statistics.median(taken), 2) for name, taken in seconds.items()}
+    first = answers["local, 1 workers"]
+    return {"seconds": medians, "same": all(np.array_equal(first, one) for one in answers.values())}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Several evaluation sets, each with its own bound for what leaks from it."""
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+
+from components.errors import UserError
+from components.parameters import Params
+
+REST = "evaluation"
+"""Name of the set that holds the evaluation images of no other."""
+
+
+class EvaluationSet(Params):
+    """A part of the evaluation source."""
+
+    name: str = Field(pattern=r"^[a-z0-9_-]+$", description="in metrics and tables")
+    pattern: str = Field(min_length=1, description="what the names of its images match, such as flowers/*")
+    leak_threshold: float = Field(gt=0, le=1, description="as dedup.leak_threshold, for this set")
+
+
+class Membership(NamedTuple):
+    """Which images are of which evaluation set."""
+
+    names: tuple[str, ...]
+    members: Bool[np.ndarray, "sets n"]
+    """An image may be of several sets."""
+    threshold: Float[np.ndarray, " n"]
+    """Agreement from which on another image leaks from this one; the lowest of its sets; 2 outside of all."""
+
+    @property
+    def evaluation(self) -> Bool[np.ndarray, " n"]:
+        """Whether an image is of any set."""
+        found: Bool[np.ndarray, " n"] = self.members.any(axis=0)
+        return found
+
+
+def assign(sets: Sequence[EvaluationSet], rest: float, ids: Sequence[str], sources: pa.Table) -> Membership:
+    """Tell evaluation images apart by their names.
+
+    Args:
+        sets: what there is.
+        rest: threshold of the evaluation images that are of no set.
+        ids: all images.
+        sources: `id`, `name`, `split` of the manifest.
+
+    Raises:
+        UserError: if a set has no image.
+    """
+    rows = sources.filter(pc.equal(sources["split"], "eval"))
+    place = {one: number for number, one in enumerate(ids)}
+    names, thresholds = [one.name for one in sets], [one.leak_threshold for one in sets]
+    members = np.zeros((len(sets) + 1, len(ids)), bool)
+    for one, name in zip(rows["id"].to_pylist(), rows["name"].to_pylist(), strict=True):
+        if one in place:
+            hits = [fnmatchcase(name, each.pattern) for each in sets]
+            members[:, place[one]] |= [*hits, not any(hits)]
+    for one, row in zip(sets, members, strict=False):
+        if not row.any():
+            remedy = "it is matched with names such as in data/source.lock; mend dedup.evaluation_sets"
+            raise UserError(f"{one.pattern} of the set {one.name} matches no evaluation image", remedy=remedy)
+    bounds = np.where(members, np.array([*thresholds, rest])[:, None], 2.0)
+    return Membership((*names, REST), members, bounds.min(axis=0))
+
+
+def leaks_by_set(
+    membership: Membership, training: Bool[np.ndarray, " n"], components: Int[np.ndarray, " n"]
+) -> dict[str, int]:
+    """Count the training images whose component touches each set; one may touch several."""
+    touched = (np.isin(components, np.unique(components[one])) & training for one in membership.members)
+    return {name: int(rows.sum()) for name, rows in zip(membership.names, touched, strict=True)}
