@@ -12,9 +12,9 @@ from typing import NoReturn
 import torch.distributed as dist
 
 from components.errors import UserError, no_space_is_a_user_error
-from components.training.heartbeat import Heartbeat
 from components.redaction import redact_text
 from components.settings import guard_secrets
+from components.training.heartbeat import Heartbeat
 from components.training.job import PREEMPTED_EXIT_CODE, Answer, Job
 from components.training.loop import Preempted
 from components.training.parents import die_with
