@@ -1,6 +1,8 @@
 """S3: addresses, the client that gives up in time, and what its errors mean."""
 
-from collections.abc import Iterator
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ READ_SECONDS = 30
 CONNECTIONS = 16
 _REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}
+_MD5 = re.compile("[0-9a-f]{32}")
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
 
 
@@ -109,6 +112,23 @@ def s3_errors_explained(what: str, bucket: str, endpoint: str | None) -> Iterato
         raise _refusal(error_code(error), what, bucket) from None
     except (BotoCoreError, Boto3Error, ValueError) as error:
         raise _no_answer(type(error).__name__, what, bucket, endpoint) from None
+
+
+def is_intact(data: bytes, answer: Mapping[str, Any]) -> bool:
+    """Whether bytes are those of an object, as far as the server lets one know.
+
+    The ETag of an object that was uploaded in one piece, and is not encrypted with a key of its own, is the MD5 of its
+    bytes. Of others only the length is known, which the connection has checked.
+
+    Args:
+        data: the body.
+        answer: to `get_object`.
+    """
+    etag = str(answer.get("ETag", "")).strip('"')
+    own_key = answer.get("SSECustomerAlgorithm") or answer.get("ServerSideEncryption", "AES256") != "AES256"
+    if own_key or not _MD5.fullmatch(etag):
+        return True
+    return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
 
 
 def error_code(error: Any) -> str:

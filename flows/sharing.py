@@ -6,13 +6,24 @@ from typing import Literal
 
 from components.errors import UserError
 from components.redaction import holds_secret
-from components.s3 import SCHEME, S3Address, error_code, is_s3, s3_client, s3_errors_explained
+from components.s3 import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    SCHEME,
+    S3Address,
+    error_code,
+    is_s3,
+    s3_client,
+    s3_errors_explained,
+)
 from components.settings import Settings, child_environment
 from flows.output import Output
 from flows.processes import Prepared
 
 REMOTE = "share"
 ATTEMPTS = 3
+REMOTE_OPTIONS = {"verify": "true", "connect_timeout": str(CONNECT_SECONDS), "read_timeout": str(READ_SECONDS)}
+"""What is pulled is hashed before it is taken: DVC trusts a remote otherwise."""
 DVC_NOISE = ("Collecting", "Pushing", "Fetching", "Building", "Applying", "Everything is up to date")
 
 
@@ -36,7 +47,7 @@ def configure_remote(settings: Settings) -> str:
     from dvc.config import Config
 
     url = str(S3Address(settings.s3_bucket).below(settings.s3_prefix).below("dvc"))
-    wanted = {"url": url, **({"endpointurl": endpoint} if endpoint else {})}
+    wanted = {"url": url, **REMOTE_OPTIONS, **({"endpointurl": endpoint} if endpoint else {})}
     config = Config(str(settings.root / ".dvc"))
     local = config.read("local")
     if local.get("remote", {}).get(REMOTE) != wanted or local.get("core", {}).get("remote") != REMOTE:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.data.lock import Annotation, Role, SourceObject
 from components.data.sources.selection import Selection, annotate
 from components.errors import UserError
-from components.s3 import ATTEMPTS, S3Address, error_code, s3_client, s3_errors_explained
+from components.s3 import ATTEMPTS, S3Address, error_code, is_intact, s3_client, s3_errors_explained
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -55,7 +55,7 @@ class S3Source:
             yield SourceObject(self.role, name, size, f"etag:{etag}")
 
     def read(self, name: str, digest: str | None = None) -> bytes:
-        """Returns the bytes of an object, see `Source.read`; a body cut short is asked for again."""
+        """Returns the bytes of an object, see `Source.read`; a body cut short or damaged is asked for again."""
         request = {"Bucket": self._address.bucket, "Key": self._address.key(name)}
         if digest is not None:
             request["IfMatch"] = f'"{digest.removeprefix("etag:")}"'
@@ -64,10 +64,10 @@ class S3Source:
             with self._explained(what):
                 answer = self._connected().get_object(**request)  # type: ignore[arg-type]
             data = _whole_body(answer["Body"], what)
-            if data is not None:
+            if data is not None and is_intact(data, answer):
                 return data
             time.sleep(BACKOFF_SECONDS * 2**attempt)
-        message = f"{what}: the server cut the answer short {ATTEMPTS} times"
+        message = f"{what}: {ATTEMPTS} answers were cut short, or not what their ETag says"
         raise UserError(message, remedy="try again later; nothing of it was kept")
 
     def annotation(self, name: str) -> Annotation:
@@ -111,10 +111,10 @@ class S3Source:
 
 def _whole_body(body: "StreamingBody", what: str) -> bytes | None:
     """The body of an answer, or None if the connection broke before its end."""
-    from botocore.exceptions import HTTPClientError, IncompleteReadError
+    from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
     try:
         return body.read()
-    except (HTTPClientError, IncompleteReadError, OSError) as error:
+    except (HTTPClientError, IncompleteReadError, FlexibleChecksumError, OSError) as error:
         _log.warning("%s: cut short (%s)", what, type(error).__name__)
         return None
