@@ -97,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, headers: list[tuple[str, str]], body: bytes, *, half: bool = False) -> None:
         self.send_response(status)
-        length = dict((name.lower(), value) for name, value in headers).get("content-length", str(len(body)))
+        length = {name.lower(): value for name, value in headers}.get("content-length", str(len(body)))
         for name, value in headers:
             if name.lower() not in HOP_BY_HOP:
                 self.send_header(name, value)

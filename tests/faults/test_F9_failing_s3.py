@@ -201,13 +201,13 @@ def ignore(_: Output) -> None:
 
 
 @pytest.fixture
-def sharing(project: Path, server: str) -> Iterator[Callable[[Path, str], Settings]]:
+def sharing(project: Path, server: str) -> Callable[[Path, str], Settings]:
     """A project with outs, and what shares it through an endpoint."""
     miniature.chain(project)
     (project / "third.py").write_text("import os\nopen('third.txt', 'wb').write(os.urandom(9 << 20))\n")
     miniature.run(project, "dvc", "repro")
     miniature.commit(project)
-    yield lambda root, endpoint: Settings(
+    return lambda root, endpoint: Settings(
         root=root, home=root, s3_endpoint=endpoint, s3_bucket="models", s3_prefix="shared", _env_file=None
     )
 

@@ -6,7 +6,7 @@ import ssl
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -151,25 +151,24 @@ class _PinnedConnection(http.client.HTTPSConnection):
         super().__init__(host, port, timeout=STEP_SECONDS, context=tls)
         self._address = address
         self._tls = tls
+        self.opened: socket.socket | None = None
 
     def connect(self) -> None:
-        plain = socket.create_connection((self._address, self.port), timeout=STEP_SECONDS)
-        self.sock = plain  # so that the handshake can be cut off too
-        self.sock = self._tls.wrap_socket(plain, server_hostname=self.host)
+        # a socket of its own to cut off: `sock` is None while the body of an answer without a length is read
+        self.opened = socket.create_connection((self._address, self.port), timeout=STEP_SECONDS)
+        self.sock = self.opened = self._tls.wrap_socket(self.opened, server_hostname=self.host)
 
 
 @contextmanager
-def _cut_off_at(connection: http.client.HTTPSConnection, deadline: float) -> Iterator[None]:
+def _cut_off_at(connection: _PinnedConnection, deadline: float) -> Iterator[None]:
     """Ends the connection at a time, whatever it is waiting for: a server may send one byte every few seconds."""
     late = threading.Event()
 
     def cut() -> None:
         late.set()
-        if (sock := connection.sock) is not None:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                sock.close()
+        if connection.opened is not None:
+            with suppress(OSError):
+                connection.opened.shutdown(socket.SHUT_RDWR)
 
     timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
     timer.daemon = True

@@ -24,11 +24,12 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of how a frame is found and encoded: frames of another version are other objects."""
-PATTERNS = ("*.mp4", "*.m4v", "*.mov", "*.mkv", "*.webm", "*.avi", "*.mpg", "*.mpeg")
-DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegvideo,mpegts"
+PATTERNS = ("*.mp4", "*.m4v", "*.mov", "*.mkv", "*.webm", "*.avi")
+DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 """Formats that hold pictures themselves. Others name further files or addresses: playlists, lists, image sequences."""
 QUALITY = 95
 """Of the JPEG that a frame becomes."""
+END = 1 << 62
 SEEK_SECONDS = 10
 """A frame farther ahead than this is sought; a nearer one is reached by decoding on."""
 
@@ -65,7 +66,7 @@ class Video:
     A frame is named by the time it is shown at, `SECONDS.MILLISECONDS.jpg` from the start of the stream. It is turned
     as a player would, and encoded as JPEG. Its digest is a hash of the file's SHA-256 and of that time, because the
     bytes of a JPEG differ between versions of its encoder. Its group is the file, its frame the number of the frame in
-    the stream, its label the folder that the file is in. A frame that does not decode has no bytes, so that it is
+    the stream, its label the folder that the file is in. A frame that is damaged has no bytes, so that it is
     quarantined.
 
     Args:
@@ -78,8 +79,8 @@ class Video:
         self._place = place
         self._rate = rate
         self._digests = digests
-        self._frames: Iterator[VideoFrame] | None = None
-        self._shown = -1
+        self._frames: Iterator[Any] = iter(())
+        self._shown = END
         """Milliseconds of the last frame that was decoded."""
 
     def members(self, threads: int) -> Iterator[Member]:
@@ -126,30 +127,42 @@ class Video:
                 due = math.floor(shown * self._rate / 1000) + 1
 
     def _frame(self, shown: int) -> "VideoFrame | None":
-        """The frame shown then, decoded from the key frame before it, whatever was read before."""
+        """The frame shown then, decoded from a key frame at or before it, whatever was read before; None if damaged."""
         with self._explained():
-            if self._frames is not None and self._shown < shown <= self._shown + 1000 * SEEK_SECONDS:
-                found = self._next(shown, within_group=True)
-                if found is not None:
-                    return found
-            self._container.seek(self._ticks(shown), stream=self._stream)
-            self._frames = self._decoded()
-            return self._next(shown, within_group=False)
+            frame = self._decoded_on(shown) or self._sought(shown)
+        return None if frame is None or frame.is_corrupt else frame
 
-    def _next(self, shown: int, *, within_group: bool) -> "VideoFrame | None":
-        """Decodes on until then; within the group of pictures not beyond the next key frame."""
-        assert self._frames is not None
+    def _decoded_on(self, shown: int) -> "VideoFrame | None":
+        """The frame, if it is near and no key frame comes before it: from one it is to be sought."""
+        if not self._shown < shown <= self._shown + 1000 * SEEK_SECONDS:
+            return None
         for frame in self._frames:
-            assert frame.pts is not None
             self._shown = self._milliseconds(frame.pts)
-            if within_group and frame.key_frame:
-                return None
-            if self._shown >= shown:
-                return frame if self._shown == shown else None
-        self._frames = None
+            if self._shown >= shown or frame.key_frame:
+                return frame if self._shown == shown and not frame.key_frame else None
         return None
 
-    def _decoded(self) -> "Iterator[VideoFrame]":
+    def _sought(self, shown: int) -> "VideoFrame | None":
+        """Formats seek by the order of decoding: where they land too late, an earlier place is sought."""
+        for back in (0, *(1000 << step for step in range(32))):
+            start = max(0, shown - back)
+            ticks = (Fraction(start, 1000) + self._start) / self._time_base
+            self._container.seek(math.floor(ticks), stream=self._stream)
+            self._frames = self._decoded()
+            anchored = start == 0
+            for frame in self._frames:
+                self._shown = self._milliseconds(frame.pts)
+                anchored = anchored or (frame.key_frame and self._shown <= shown)
+                if self._shown >= shown:
+                    break
+            else:
+                self._shown = END
+                return None
+            if anchored:
+                return frame if self._shown == shown else None
+        return None
+
+    def _decoded(self) -> Iterator[Any]:
         """The frames from here on; packets that do not decode are passed over."""
         from av.error import FFmpegError
 
@@ -161,9 +174,6 @@ class Video:
 
     def _milliseconds(self, pts: int) -> int:
         return math.floor((pts * self._time_base - self._start) * 1000)
-
-    def _ticks(self, milliseconds: int) -> int:
-        return math.floor((Fraction(milliseconds, 1000) + self._start) / self._time_base)
 
     @cached_property
     def _time_base(self) -> Fraction:
@@ -207,7 +217,8 @@ class Video:
             raise UserError(message, remedy="convert it to MP4, or exclude it") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_place": self._place, "_rate": self._rate, "_digests": self._digests, "_frames": None, "_shown": -1}
+        fresh = {"_frames": iter(()), "_shown": END}
+        return {"_place": self._place, "_rate": self._rate, "_digests": self._digests, **fresh}
 
 
 def _refused(url: str, flags: int, options: dict[str, str]) -> Any:
