@@ -292,6 +292,20 @@ def test_what_fails_for_now_stays_and_what_is_gone_goes(open_: Open, certificate
         assert running.seen["/2.jpg"] == 1 + (1 if left == 1 else https.ATTEMPTS)
 
 
+def test_F9_an_answer_that_is_cut_short_is_asked_for_again(open_: Open, certificate: Path) -> None:
+    def short_at_first(request: Request) -> None:
+        first = sum(running.seen.values()) == 1
+        request.send_response(200)
+        request.send_header("Content-Length", "1000")
+        request.end_headers()
+        request.wfile.write(bytes(400 if first else 1000))
+
+    with https_server(certificate, short_at_first) as running:
+        (one,) = open_(f"https://127.0.0.1:{running.port}/1.jpg").list()
+        assert one.size == 1000
+        assert running.connections == 2
+
+
 def test_what_changed_after_the_snapshot_is_named_where_it_is_not_kept(
     open_: Open, certificate: Path, tmp_path: Path
 ) -> None:

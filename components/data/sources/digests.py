@@ -139,7 +139,7 @@ def remember(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[
     try:
         with database:
             database.executemany(statement, rows)
-    except sqlite3.OperationalError as error:
+    except (sqlite3.OperationalError, sqlite3.DataError) as error:
         _log.warning("nothing is remembered: %s", error)
 
 

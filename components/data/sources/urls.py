@@ -132,4 +132,4 @@ class UrlSource:
         return found
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lines": self._lines}
+        return {name: value for name, value in self.__dict__.items() if name != "_lines"}

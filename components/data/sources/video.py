@@ -213,7 +213,7 @@ class Video:
         try:
             yield
         except (error_kind, OSError) as error:
-            message = f"{self._place.uri}: cannot be read as video ({error.strerror})"
+            message = f"{self._place.uri}: cannot be read as video ({error.strerror or error})"
             raise UserError(message, remedy="convert it to MP4, or exclude it") from None
 
     def __getstate__(self) -> dict[str, Any]:
