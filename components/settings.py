@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     s3_endpoint: str | None = Field(None, description="URL of an S3-compatible server; default: AWS")
     s3_bucket: str | None = Field(None, description="bucket of the DVC remote; none: nothing is shared")
     s3_prefix: str = Field("selfsight", description="key prefix inside the bucket")
+    url_hosts: str = Field(
+        "", description="hosts, separated by commas, that a list of URLs may name although their addresses are private"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="device of training and inference")
     processes: int = Field(1, ge=1, description="training processes on this machine")
     threads: int | None = Field(None, ge=1, description="CPU threads of one process; default: cores / processes")
@@ -97,6 +100,11 @@ class Settings(BaseSettings):
         if self.device == "cuda" and not available:
             raise UserError("SELFSIGHT_DEVICE=cuda, but torch sees no GPU", remedy="set it to auto or cpu")
         return "cuda" if available and self.device != "cpu" else "cpu"
+
+    @property
+    def trusted_hosts(self) -> frozenset[str]:
+        """Hosts of `url_hosts`, in small letters."""
+        return frozenset(host.strip().lower() for host in self.url_hosts.split(",") if host.strip())
 
     @property
     def all_processes(self) -> int:

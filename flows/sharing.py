@@ -2,21 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from components.errors import UserError
-from components.redaction import holds_secret, redact
+from components.redaction import holds_secret
+from components.s3 import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    SCHEME,
+    S3Address,
+    error_code,
+    is_s3,
+    s3_client,
+    s3_errors_explained,
+)
 from components.settings import Settings, child_environment
 from flows.output import Output
 from flows.processes import Prepared
 
 REMOTE = "share"
-S3_SCHEME = "s3://"
-CONNECT_SECONDS = 5
-READ_SECONDS = 30
 ATTEMPTS = 3
-REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
-NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError")
+REMOTE_OPTIONS = {"verify": "true", "connect_timeout": str(CONNECT_SECONDS), "read_timeout": str(READ_SECONDS)}
+"""What is pulled is hashed before it is taken: DVC trusts a remote otherwise."""
 DVC_NOISE = ("Collecting", "Pushing", "Fetching", "Building", "Applying", "Everything is up to date")
 
 
@@ -39,8 +46,8 @@ def configure_remote(settings: Settings) -> str:
         raise UserError("SELFSIGHT_S3_ENDPOINT contains a password or key", remedy=remedy)
     from dvc.config import Config
 
-    url = f"s3://{settings.s3_bucket}/{settings.s3_prefix.strip('/')}/dvc"
-    wanted = {"url": url, **({"endpointurl": endpoint} if endpoint else {})}
+    url = str(S3Address(settings.s3_bucket).below(settings.s3_prefix).below("dvc"))
+    wanted = {"url": url, **REMOTE_OPTIONS, **({"endpointurl": endpoint} if endpoint else {})}
     config = Config(str(settings.root / ".dvc"))
     local = config.read("local")
     if local.get("remote", {}).get(REMOTE) != wanted or local.get("core", {}).get("remote") != REMOTE:
@@ -98,7 +105,7 @@ def require_bucket(settings: Settings) -> None:
 def artifact_bucket(settings: Settings) -> str | None:
     """The bucket that MLflow's artifacts go to; None if they go elsewhere."""
     root = settings.artifact_root or ""
-    return root.removeprefix(S3_SCHEME).partition("/")[0] if root.startswith(S3_SCHEME) else None
+    return S3Address.parse(root).bucket if is_s3(root) else None
 
 
 def check_bucket(bucket: str, settings: Settings) -> None:
@@ -107,41 +114,17 @@ def check_bucket(bucket: str, settings: Settings) -> None:
     Raises:
         UserError: if it cannot be reached, refuses, or does not have the bucket.
     """
-    import boto3
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import ClientError
 
-    retries: Any = {"mode": "standard", "max_attempts": ATTEMPTS}
-    config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=READ_SECONDS, retries=retries)
-    try:
-        client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint, config=config)
-        client.head_bucket(Bucket=bucket)
-    except ClientError as error:
-        raise _refusal(str(error.response.get("Error", {}).get("Code", "unknown")), bucket) from None
-    except (BotoCoreError, ValueError) as error:
-        raise _no_answer(type(error).__name__, bucket, settings.s3_endpoint) from None
-
-
-def _refusal(code: str, bucket: str) -> UserError:
-    if code in ("404", "NoSuchBucket"):
-        return UserError(
-            f"s3://{bucket}: no such bucket", remedy="make it, or mend SELFSIGHT_S3_BUCKET (SELFSIGHT_ARTIFACT_ROOT)"
-        )
-    if code in REFUSED:
-        remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the rights to the bucket"
-        return UserError(f"s3://{bucket}: the credentials are refused ({code})", remedy=remedy)
-    return UserError(f"s3://{bucket}: S3 answers {code}", remedy="try again later, or check the endpoint")
-
-
-def _no_answer(kind: str, bucket: str, endpoint: str | None) -> UserError:
-    if kind in NO_CREDENTIALS:
-        remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        return UserError(f"s3://{bucket}: no usable AWS credentials ({kind})", remedy=remedy)
-    if kind == "ParamValidationError":
-        return UserError(f"s3://{bucket}: not the name of a bucket", remedy="mend SELFSIGHT_S3_BUCKET")
-    where = redact(endpoint) if endpoint else "AWS"
-    remedy = "check SELFSIGHT_S3_ENDPOINT and the network"
-    return UserError(f"s3://{bucket}: {where} cannot be reached ({kind})", remedy=remedy)
+    endpoint = settings.s3_endpoint
+    with s3_errors_explained(f"{SCHEME}{bucket}", bucket, endpoint):
+        try:
+            s3_client(endpoint, attempts=ATTEMPTS).head_bucket(Bucket=bucket)
+        except ClientError as error:
+            if error_code(error) != "404":
+                raise
+            remedy = "make it, or mend SELFSIGHT_S3_BUCKET (SELFSIGHT_ARTIFACT_ROOT)"
+            raise UserError(f"{SCHEME}{bucket}: no such bucket", remedy=remedy) from None
 
 
 def is_shared(root: Path) -> bool:

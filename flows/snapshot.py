@@ -10,7 +10,7 @@ from components.curation.embedding import (
     resolve_embedder,
     write_embedder_lock,
 )
-from components.data.lock import Role, SourceLock, read_lock, same_lock, write_lock
+from components.data.lock import Changes, Role, SourceLock, read_lock, removed_since, same_lock, write_lock
 from components.data.snapshot import take_snapshot
 from components.data.sources import open_source
 from components.errors import UserError
@@ -23,10 +23,15 @@ from components.stages.params import PipelineParams
 from components.training.initial import InitialLock, read_initial_lock, resolve_initial, write_initial_lock
 
 _log = logging.getLogger(__name__)
+NAMED = 3
+"""Removed objects that are told by name."""
 
 
 def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
     """Lists the sources and writes `data/source.lock` if it differs from the one there is.
+
+    What an earlier snapshot of the same source held and this one does not is kept in `data/source.removed`, which has
+    the format of a lock.
 
     Args:
         params: all parameters.
@@ -42,6 +47,7 @@ def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
     before = _lock_at(path)
     if before is not None and same_lock(before, lock):
         return None
+    _record_removed(before, lock, settings.root / paths.REMOVED)
     write_lock(lock, path)
     return f"{redact(lock.train_uri)}: {_counts(before, lock)}"
 
@@ -154,5 +160,15 @@ def _counts(before: SourceLock | None, after: SourceLock) -> str:
     total = f"{len(after.of_role('train'))} objects, {len(after.of_role('eval'))} for evaluation"
     if before is None:
         return total
-    old, new = set(before.objects), set(after.objects)
-    return f"{total} ({len(new - old)} new, {len(old - new)} gone)"
+    changes = Changes.between(before, after)
+    names = ", ".join(one.name for one in changes.removed[:NAMED])
+    more = ", …" if len(changes.removed) > NAMED else ""
+    gone = f"{len(changes.removed)} removed" + (f": {names}{more}" if names else "")
+    return f"{total} ({len(changes.new)} new, {len(changes.changed)} changed, {gone})"
+
+
+def _record_removed(before: SourceLock | None, after: SourceLock, path: Path) -> None:
+    known = [lock for lock in (_lock_at(path), before) if lock is not None]
+    removed = removed_since(after, *known)
+    if removed.objects or path.exists():
+        write_lock(removed, path)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from components.data.decoding import DecodingError, decode
 from components.data.lock import Role, SourceObject
 from components.data.phash import phash
-from components.data.sources import Annotation, S3Source, Source, object_uri
+from components.data.sources import REMOTE, Annotation, Source, object_uri
 from components.errors import UserError
 
 TOO_MANY_BYTES = "too-many-bytes"
@@ -16,7 +16,7 @@ SHA256 = "sha256:"
 DECODED_SIDE = 64
 """Pixels of the shorter side that scaled decoding keeps: the whole file is read through, only pixels are saved."""
 FETCHES = 8
-"""Objects of a chunk that are fetched from S3 at a time."""
+"""Objects of a chunk that are fetched over the network at a time."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Inspector:
         return [self._inspect(one, data) for one, data in zip(objects, self._read_all(objects), strict=True)]
 
     def _read_all(self, objects: Sequence[SourceObject]) -> Iterator[bytes | None]:
-        if any(isinstance(self.sources[one.role], S3Source) for one in objects):
+        if any(isinstance(self.sources[one.role], REMOTE) for one in objects):
             with ThreadPoolExecutor(FETCHES) as pool:
                 yield from pool.map(self._read, objects)
         else:
@@ -81,7 +81,7 @@ class Inspector:
         return self.sources[one.role].read(one.name, one.digest)
 
     def _inspect(self, one: SourceObject, data: bytes | None) -> Inspection:
-        annotation = self.sources[one.role].annotation(one.name)
+        annotation = one.annotation or self.sources[one.role].annotation(one.name)
         if data is None:
             return Inspection(one, annotation, _id_unread(one), None, reason=TOO_MANY_BYTES)
         image_id = _id_read(one, data)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,7 +14,26 @@ VERSION = 1
 REMEDY = "take a new one with `selfsight snapshot`"
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
+class Annotation:
+    """What a source knows about an object without looking at its pixels. Never used in training."""
+
+    label: str | None = None
+    """Class, for evaluation."""
+    group: str | None = None
+    """Video or instance: images of one group never fall on both sides of a held-out split."""
+    frame: int | None = None
+    """Position within the group, from 0 to 2³¹ - 1."""
+
+    def __post_init__(self) -> None:
+        for text in (self.label, self.group):
+            if text is not None:
+                text.encode("utf-8")  # half a surrogate pair is no text, and no table takes it
+        if self.frame is not None and not 0 <= self.frame < 1 << 31:
+            raise ValueError(self.frame)
+
+
+@dataclass(frozen=True)
 class SourceObject:
     """One file of a source."""
 
@@ -25,7 +44,9 @@ class SourceObject:
     size: int | None
     """Bytes, where the source knows them without reading."""
     digest: str
-    """What identifies the content: `sha256:…` of the bytes, `etag:…` on S3, `scenes:…` of a recipe."""
+    """What identifies the content: `sha256:…` of the bytes, `etag:…` on S3, `scenes:…` or `video:…` of a recipe."""
+    annotation: Annotation | None = None
+    """What the source says about it besides its name, so that a changed label is a changed object; None: nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +54,7 @@ class SourceLock:
     """All objects of a training source and, where there is one, of an evaluation source."""
 
     train_uri: str
-    """Where the training images are, as given: a folder, a tar, `s3://…` or `scenes…`."""
+    """Where the training images are, as given: see `components.data.sources.open_source`."""
     eval_uri: str | None = None
     """Where the labelled evaluation images are."""
     include: tuple[str, ...] = ()
@@ -57,6 +78,45 @@ def same_lock(a: SourceLock, b: SourceLock) -> bool:
     return _header(a) == _header(b) and _ordered(a.objects) == _ordered(b.objects)
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What became of the objects of a source from one lock to a later one of the same source."""
+
+    new: tuple[SourceObject, ...]
+    changed: tuple[SourceObject, ...]
+    """As they are now."""
+    removed: tuple[SourceObject, ...]
+    """As they were."""
+
+    @classmethod
+    def between(cls, before: SourceLock, after: SourceLock) -> "Changes":
+        """Compares two locks; an object is what has its role and name."""
+        old = {(one.role, one.name): one for one in before.objects}
+        now = {(one.role, one.name): one for one in after.objects}
+        return cls(
+            new=tuple(one for key, one in now.items() if key not in old),
+            changed=tuple(one for key, one in now.items() if key in old and old[key] != one),
+            removed=tuple(one for key, one in old.items() if key not in now),
+        )
+
+
+def removed_since(after: SourceLock, *earlier: SourceLock) -> SourceLock:
+    """The objects that earlier locks of the same sources hold and the newest does not, as they were last.
+
+    Args:
+        after: the newest lock.
+        earlier: others, the oldest first; one may be what this function returned for an earlier snapshot.
+    """
+    present = {(one.role, one.name) for one in after.objects}
+    gone = {
+        (one.role, one.name): one
+        for lock in earlier
+        for one in lock.objects
+        if lock.uri(one.role) == after.uri(one.role) and (one.role, one.name) not in present
+    }
+    return replace(after, objects=_ordered(gone.values()))
+
+
 def write_lock(lock: SourceLock, path: Path) -> None:
     """Writes a lock as JSON lines: a header, then one line an object sorted by (role, name).
 
@@ -64,8 +124,7 @@ def write_lock(lock: SourceLock, path: Path) -> None:
     """
     lines = [json.dumps(_header(lock))]
     for one in _ordered(lock.objects):
-        size = {} if one.size is None else {"size": one.size}
-        lines.append(json.dumps({"role": one.role, "name": one.name, **size, "digest": one.digest}))
+        lines.append(json.dumps(_values(one)))
     _write_whole("\n".join(lines) + "\n", path)
 
 
@@ -146,11 +205,23 @@ def _header(lock: SourceLock) -> dict[str, object]:
     }
 
 
+def _values(one: SourceObject) -> dict[str, Any]:
+    size = {} if one.size is None else {"size": one.size}
+    said = {} if one.annotation is None else {"annotation": _without_nones(one.annotation)}
+    return {"role": one.role, "name": one.name, **size, "digest": one.digest, **said}
+
+
+def _without_nones(annotation: Annotation) -> dict[str, Any]:
+    return {key: value for key, value in asdict(annotation).items() if value is not None}
+
+
 def _object(values: dict[str, Any]) -> SourceObject:
     role, name, size, digest = values["role"], values["name"], values.get("size"), values["digest"]
     if role not in ("train", "eval") or not isinstance(name, str) or not isinstance(digest, str):
         raise ValueError(role)
-    return SourceObject(role, name, None if size is None else int(size), digest)
+    said = values.get("annotation")
+    annotation = None if said is None else Annotation(**said)
+    return SourceObject(role, name, None if size is None else int(size), digest, annotation)
 
 
 def _ordered(objects: Iterable[SourceObject]) -> tuple[SourceObject, ...]:

@@ -3,7 +3,7 @@
 from pydantic import Field, field_validator
 
 from components.data.lock import Role, SourceLock, SourceObject, read_lock, same_lock, write_lock
-from components.data.sources import is_scenes, open_source
+from components.data.sources import KINDS, is_scenes, open_source
 from components.data.sources.selection import IMAGE_PATTERNS
 from components.errors import UserError
 from components.parameters import Params
@@ -15,7 +15,7 @@ __all__ = ["SnapshotParams", "read_lock", "same_lock", "take_snapshot", "write_l
 class SnapshotParams(Params):
     """Which images the pipeline works on."""
 
-    source: str = Field("scenes", description="folder, .tar, s3://BUCKET/PREFIX, or scenes[?images=…&seed=…]")
+    source: str = Field("scenes", description=f"{KINDS}[?images=…&seed=…]")
     eval: str | None = Field(
         None, description="labelled evaluation source; none: the eval part of scenes, else a held-out part"
     )
@@ -28,7 +28,7 @@ class SnapshotParams(Params):
     @classmethod
     def _named(cls, uri: str | None) -> str | None:
         if uri is not None and not uri.strip():
-            raise ValueError("give a folder, a .tar, s3://BUCKET/PREFIX, or scenes")
+            raise ValueError(f"give {KINDS}")
         return uri
 
 

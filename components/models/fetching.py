@@ -1,19 +1,18 @@
 """Fetches a model folder from the MLflow registry or from S3."""
 
 from pathlib import Path
-from typing import Any
 
 from components.errors import UserError
+from components.s3 import SCHEME, S3Address, is_s3, s3_client
 from components.settings import get_settings
 
 REGISTERED = "models:/"
 MLFLOW_SCHEMES = (REGISTERED, "runs:/", "mlflow-artifacts:/")
-S3_SCHEME = "s3://"
 
 
 def is_remote(uri: str) -> bool:
     """Whether the URI names something to fetch, rather than a local folder."""
-    return uri.startswith((*MLFLOW_SCHEMES, S3_SCHEME))
+    return uri.startswith((*MLFLOW_SCHEMES, SCHEME))
 
 
 def pinned(uri: str) -> str:
@@ -50,7 +49,7 @@ def fetch_folder(uri: str, into: Path) -> Path:
         UserError: when there is nothing, or the service does not answer.
     """
     try:
-        return _fetch_s3(uri, into) if uri.startswith(S3_SCHEME) else _fetch_mlflow(uri, into)
+        return _fetch_s3(uri, into) if is_s3(uri) else _fetch_mlflow(uri, into)
     except UserError:
         raise
     except Exception as error:  # every client has error classes of its own, and all of them mean this
@@ -70,17 +69,15 @@ def _fetch_mlflow(uri: str, into: Path) -> Path:
 
 
 def _fetch_s3(uri: str, into: Path) -> Path:
-    import boto3
-
-    bucket, _, prefix = uri.removeprefix(S3_SCHEME).partition("/")
-    prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-    s3: Any = boto3.client("s3", endpoint_url=get_settings().s3_endpoint)
+    address = S3Address.parse(uri)
+    s3 = s3_client(get_settings().s3_endpoint)
     found = False
-    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=address.bucket, Prefix=address.prefix, Delimiter="/")
+    for page in pages:
         for item in page.get("Contents", []):
-            name = item["Key"].removeprefix(prefix)
+            name = item["Key"].removeprefix(address.prefix)
             if name:
-                s3.download_file(bucket, item["Key"], str(into / name))
+                s3.download_file(address.bucket, item["Key"], str(into / name))
                 found = True
     if not found:
         raise UserError(f"{uri}: nothing is there", remedy="give the prefix that holds config.json")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 PARAMS = Path("params.yaml")
 SOURCE_LOCK = Path("data/source.lock")
+REMOVED = Path("data/source.removed")
 EMBEDDER_LOCK = Path("data/embedder.lock")
 INITIAL_LOCK = Path("data/initial.lock")
 FORGOTTEN_LOCK = Path("data/forgotten.lock")

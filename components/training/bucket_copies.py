@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.errors import UserError
+from components.s3 import ATTEMPTS, S3Address, error_code, s3_client
 from components.training.checkpoint import MANIFEST, STATE, VERIFIED, CheckpointError, CheckpointStore, step_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _log = logging.getLogger(__name__)
-ATTEMPTS = 5
-"""Tries of one request."""
-CONNECT_SECONDS = 5
-READ_SECONDS = 30
-SCHEME = "s3://"
 
 
 class BucketCopies:
@@ -39,10 +35,12 @@ class BucketCopies:
     """
 
     def __init__(self, address: str, run: str, *, endpoint: str | None, keep: int) -> None:
-        self._bucket, _, prefix = address.removeprefix(SCHEME).partition("/")
-        if not address.startswith(SCHEME) or not self._bucket or "@" in self._bucket:
-            raise UserError("SELFSIGHT_CHECKPOINT_MIRROR names no bucket", remedy="write s3://BUCKET/PREFIX")
-        self._prefix = "/".join([*filter(None, prefix.strip("/").split("/")), run]) + "/"
+        try:
+            self._address = S3Address.parse(address).below(run)
+        except UserError:
+            remedy = "write s3://BUCKET/PREFIX, without credentials"
+            raise UserError("SELFSIGHT_CHECKPOINT_MIRROR names no bucket", remedy=remedy) from None
+        self._bucket, self._prefix = self._address.bucket, self._address.prefix
         self._endpoint = endpoint
         self._keep = keep
         self._made: S3Client | None = None
@@ -113,7 +111,7 @@ class BucketCopies:
                         return None
                     return self._fetch(name, whole[name], store)
                 except (CheckpointError, ValueError, KeyError, TypeError) as error:
-                    _log.warning("%s%s%s is damaged (%s)", SCHEME, self._prefix, name, error)
+                    _log.warning("%s/%s is damaged (%s)", self._address, name, error)
                     store.abandon(step_of(name))
         return None
 
@@ -126,7 +124,7 @@ class BucketCopies:
         folder = store.begin(step)
         for file in digests:
             self._client.download_file(self._bucket, f"{self._prefix}{name}/{file}", str(folder / file))
-        _log.info("%s fetched from %s%s/%s", name, SCHEME, self._bucket, self._prefix)
+        _log.info("%s fetched from %s", name, self._address)
         return store.commit(step, digests)
 
     def _read(self, name: str, file: str) -> bytes:
@@ -151,16 +149,7 @@ class BucketCopies:
     @property
     def _client(self) -> "S3Client":
         if self._made is None:
-            import boto3
-            from botocore.config import Config
-
-            config = Config(
-                retries={"mode": "standard", "max_attempts": ATTEMPTS},
-                connect_timeout=CONNECT_SECONDS,
-                read_timeout=READ_SECONDS,
-                s3={"addressing_style": "path" if self._endpoint else "auto"},
-            )
-            self._made = boto3.session.Session().client("s3", endpoint_url=self._endpoint, config=config)
+            self._made = s3_client(self._endpoint, attempts=ATTEMPTS)
         return self._made
 
     @contextmanager
@@ -171,9 +160,9 @@ class BucketCopies:
         try:
             yield
         except (ClientError, BotoCoreError, Boto3Error) as error:
-            code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else None
+            reason = error_code(error) if isinstance(error, ClientError) else type(error).__name__
             raise UserError(
-                f"{SCHEME}{self._bucket}/{self._prefix}: checkpoints cannot be copied ({code or type(error).__name__})",
+                f"{self._address}: checkpoints cannot be copied ({reason})",
                 remedy="check SELFSIGHT_CHECKPOINT_MIRROR, SELFSIGHT_S3_ENDPOINT and the AWS credentials, or unset the "
                 "first",
             ) from None

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from components.errors import UserError
+from components.s3 import SCHEME
 from components.training.bucket_copies import BucketCopies
 from components.training.checkpoint import CheckpointStore, step_of
 

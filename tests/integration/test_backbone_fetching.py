@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
+from s3_server import s3_server
 
 from components.errors import UserError
 from components.models.backbone import Preprocess, artifact_hash, load_backbone, save_backbone
@@ -27,18 +27,14 @@ def artifact(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bucket(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    monkeypatch.setenv("SELFSIGHT_S3_ENDPOINT", endpoint)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    get_settings.cache_clear()
-    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="models")
-    yield endpoint
-    server.stop()
+    with s3_server() as endpoint:
+        monkeypatch.setenv("SELFSIGHT_S3_ENDPOINT", endpoint)
+        get_settings.cache_clear()
+        boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="models")
+        yield endpoint
 
 
 def test_backbone_comes_from_a_bucket(bucket: str, artifact: Path) -> None:

@@ -1,9 +1,6 @@
 """The S3 source against a real server of the protocol on loopback, also behind a bad line."""
 
-import http.client
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -160,71 +157,3 @@ def test_an_endpoint_that_nobody_listens_on_is_named_without_its_password(at) ->
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9 cannot be reached.*SELFSIGHT_S3_ENDPOINT") as error:
         snapshot(at("http://user:password@127.0.0.1:9"))
     assert "password" not in str(error.value)
-
-
-class BadLine(BaseHTTPRequestHandler):
-    """Passes requests on; spoils the first answers for each image as `fault` says."""
-
-    upstream: str
-    fault: str
-    spoilt: int
-    seen: dict[str, int]
-    lock = threading.Lock()
-
-    def do_GET(self) -> None:
-        connection = http.client.HTTPConnection(self.upstream.removeprefix("http://"))
-        connection.request("GET", self.path, headers=dict(self.headers))
-        answer = connection.getresponse()
-        body = answer.read()
-        headers = [(k, v) for k, v in answer.getheaders() if k.lower() not in ("transfer-encoding", "connection")]
-        connection.close()
-        with self.lock:
-            self.seen[self.path] = self.seen.get(self.path, 0) + 1
-            bad = ".jpg" in self.path and self.seen[self.path] <= self.spoilt
-        if bad and self.fault == "503":
-            self.send_error(503, "Slow Down")
-            return
-        if bad and self.fault == "reset":
-            self.connection.close()
-            return
-        self.send_response(answer.status)
-        for name, value in headers:
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if bad else body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def bad_line(filled: str) -> Iterator[Callable[[str, int], str]]:
-    servers = []
-
-    def start(fault: str, spoilt: int) -> str:
-        handler = type("Handler", (BadLine,), {"upstream": filled, "fault": fault, "spoilt": spoilt, "seen": {}})
-        proxy = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        proxy.handle_error = lambda *_: None  # a connection that was cut on purpose
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        servers.append(proxy)
-        return f"http://127.0.0.1:{proxy.server_address[1]}"
-
-    yield start
-    for proxy in servers:
-        proxy.shutdown()
-        proxy.server_close()
-
-
-@pytest.mark.parametrize("fault", ["503", "reset", "short"])
-def test_f9_a_line_that_fails_twice_is_tried_again(bad_line, folder, at, tmp_path, fault) -> None:
-    settings = at(bad_line(fault, 1 if fault == "reset" else 2))
-    assert ingested(snapshot(settings), tmp_path / "a", settings) == {
-        str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.jpg")
-    }
-
-
-@pytest.mark.parametrize("fault", ["503", "short"])
-def test_f9_a_line_that_keeps_failing_is_given_up_with_the_name(bad_line, at, tmp_path, fault) -> None:
-    settings = at(bad_line(fault, 1000))
-    with pytest.raises(UserError, match=r"s3://photos/2026/animals/cat/0 ü\.jpg: .*again later"):
-        ingested(snapshot(settings), tmp_path / "a", settings)

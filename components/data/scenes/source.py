@@ -6,14 +6,13 @@ from functools import cached_property
 
 import pyarrow as pa
 
-from components.data.lock import Role, SourceObject
+from components.data.lock import Annotation, Role, SourceObject
 from components.data.scenes import truth
 from components.data.scenes.content import content, scene
 from components.data.scenes.layout import EVAL, TRAIN
 from components.data.scenes.plan import Entry, entries
 from components.data.scenes.render import Scene
 from components.data.scenes.spec import VERSION, ScenesSpec
-from components.data.sources.protocol import Annotation
 from components.errors import UserError
 
 REMEDY = "take a new snapshot with `selfsight snapshot`"

@@ -1,30 +1,34 @@
-"""Where images come from: a folder, a tar, an S3 prefix, or generated scenes."""
+"""Where images come from: folders, tars, Parquet, videos, S3, lists of addresses, or generated scenes."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from components.data.lock import Role
-from components.data.sources.archive import TarSource
+from components.data.lock import Annotation, Role
 from components.data.sources.bucket import S3Source
-from components.data.sources.digests import DigestCache
-from components.data.sources.folder import FolderSource
-from components.data.sources.protocol import Annotation, Source
+from components.data.sources.opening import LocalOpener, local_prefix
+from components.data.sources.protocol import Source
 from components.data.sources.selection import Selection
+from components.data.sources.urls import UrlSource
 from components.errors import UserError
+from components.s3 import is_s3
 from components.settings import Settings
 
-__all__ = ["Annotation", "S3Source", "Source", "is_scenes", "object_uri", "open_source"]
+__all__ = ["KINDS", "REMOTE", "Annotation", "Source", "is_scenes", "object_uri", "open_source"]
 
-_KINDS = "give a folder, a .tar, s3://BUCKET/PREFIX, or scenes"
+KINDS = "a folder, .tar, .parquet, video, pattern of such files, .txt of https:// URLs, s3://BUCKET/PREFIX, or scenes"
+REMOTE = (S3Source, UrlSource)
+"""Sources that answer after a while: several objects are read at a time."""
 
 
 def open_source(
     uri: str, *, role: Role, settings: Settings, include: Sequence[str] = (), exclude: Sequence[str] = ()
 ) -> Source:
-    """Opens a source; nothing is read yet.
+    """Opens a source; no image is read yet.
 
     Args:
-        uri: a folder, a `.tar`, `s3://BUCKET/PREFIX`, `scenes` or `scenes?images=3000&seed=0`.
+        uri: a folder; a file or pattern of files that hold images (`.tar`, `.parquet`, video, of which `?fps=RATE`
+            says how many frames a second); a `.txt` of `https://` addresses; `s3://BUCKET/PREFIX`; `scenes` or
+            `scenes?images=3000&seed=0`.
         role: `train`, or `eval` for the evaluation source.
         settings: where S3 and the cache are.
         include: patterns of which a name must match one; empty stands for all images.
@@ -40,32 +44,30 @@ def open_source(
         from components.data.scenes.spec import parse_uri
 
         return ScenesSource(parse_uri(uri), role)
-    if uri.startswith("s3://"):
+    if is_s3(uri):
         return S3Source(uri, role, selection, settings.s3_endpoint)
     scheme, separator, _ = uri.partition("://")
     if separator:
-        raise UserError(f"{scheme}://…: no such kind of source", remedy=_KINDS)
-    return _open_path(uri, role, settings, selection)
+        raise UserError(f"{scheme}://…: no such kind of source", remedy=f"give {KINDS}")
+    source = LocalOpener(role, settings, selection).open(uri) if uri else None
+    if source is not None:
+        return source
+    if not uri or not Path(uri).expanduser().exists():
+        raise UserError(f"'{uri}': no such file or folder", remedy=f"give {KINDS}")
+    raise UserError(f"{uri}: neither a folder nor a file that holds images", remedy=f"give {KINDS}")
 
 
 def object_uri(uri: str, name: str) -> str:
-    """Where one object of a source is: `folder/name`, `s3://bucket/prefix/name`, `a.tar#name`, `scenes#name`."""
-    inside = is_scenes(uri) or uri.lower().endswith(".tar")
-    return f"{uri}#{name}" if inside else f"{uri.rstrip('/')}/{name}"
+    """Where one object of a source is.
+
+    `folder/name`, `s3://bucket/prefix/name`, `https://name`, `a.tar#name`, `scenes#name`; of a folder or pattern of
+    files that hold images `folder/a.tar/name`.
+    """
+    if is_scenes(uri):
+        return f"{uri}#{name}"
+    return f"{uri.rstrip('/')}/{name}" if is_s3(uri) else local_prefix(uri) + name
 
 
 def is_scenes(uri: str) -> bool:
     """Whether a URI names generated scenes; a folder of that name is written `./scenes`."""
     return uri == "scenes" or uri.startswith("scenes?")
-
-
-def _open_path(uri: str, role: Role, settings: Settings, selection: Selection) -> Source:
-    path = Path(uri).expanduser()
-    cache = DigestCache(settings.cache / "digests.sqlite", workers=settings.thread_count())
-    if not uri or not path.exists():
-        raise UserError(f"'{uri}': no such file or folder", remedy=_KINDS)
-    if path.is_dir():
-        return FolderSource(uri, role, selection, cache)
-    if path.suffix.lower() == ".tar":
-        return TarSource(uri, role, selection, cache)
-    raise UserError(f"{uri}: neither a folder nor a .tar", remedy="unpack it first; compressed archives are not read")

@@ -1,76 +1,103 @@
-"""A tar of images, read in place: nothing is ever extracted."""
+"""Tars of images, WebDataset shards among them."""
 
+import json
 import logging
 import os
 import tarfile
 import threading
 from collections.abc import Iterator
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
-from components.data.lock import Role, SourceObject
-from components.data.sources.digests import CHUNK, DigestCache, Stamp, digest_of, digest_of_parts
-from components.data.sources.protocol import Annotation
-from components.data.sources.selection import Selection, annotate, safe_name
+from components.data.lock import Annotation
+from components.data.sources.containers import Container, Place
+from components.data.sources.digests import CHUNK, digest_of, digest_of_parts
+from components.data.sources.listings import Member, in_threads
+from components.data.sources.selection import Selection, safe_name
 from components.errors import UserError
 
 _log = logging.getLogger(__name__)
 _opening = threading.Lock()
-CHANGED = "take a new snapshot with `selfsight snapshot`"
+SIDECARS = {"cls": 1 << 10, "json": 1 << 20}
+"""Members that say something about the image of the same key, and how many bytes they may have."""
 
 Extent = tuple[int, int]
 """Offset and size of a member's bytes in the archive."""
 
 
-class TarSource:
-    """Every image in an uncompressed tar.
+class Tars:
+    """Uncompressed tars; see `Tar`."""
+
+    reader = "tar 1"
+
+    def selection(self, given: Selection) -> Selection:
+        """The patterns as given."""
+        return given
+
+    def open(self, place: Place) -> Container:
+        """Opens a tar."""
+        return Tar(place)
+
+
+class Tar:
+    """An uncompressed tar.
 
     Links, devices and sparse files are skipped with a warning; an absolute name, a name with `..` and two images of
-    one name are refused.
+    one name are refused. As WebDataset has it, the key of a member is its name up to the first dot of the last part;
+    `KEY.cls` holds the label of the image, `KEY.json` may hold `label`, `group` and `frame`.
 
     Args:
-        uri: the file, as given.
-        role: `train` or `eval`.
-        selection: which members are images.
-        cache: remembered digests.
+        place: the file.
     """
 
-    def __init__(self, uri: str, role: Role, selection: Selection, cache: DigestCache) -> None:
-        self.uri = uri
-        self.role = role
-        self._selection = selection
-        self._cache = cache
-        self._path = Path(uri).expanduser().resolve()
+    def __init__(self, place: Place) -> None:
+        self._place = place
         self._descriptor: int | None = None
 
-    def list(self) -> Iterator[SourceObject]:
-        """Yields every image with its size and SHA-256, sorted by name."""
-        stat = self._path.stat()
-        prefix = f"{self._path}::"
-        stamps = [Stamp(prefix + name, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name in self._index]
-        digests = self._cache.digests(stamps, lambda stamp: self._hash(stamp.key.removeprefix(prefix)))
-        for (name, (_, size)), digest in zip(self._index.items(), digests, strict=True):
-            yield SourceObject(self.role, name, size, digest)
+    def members(self, threads: int) -> Iterator[Member]:
+        """Yields every regular file; images with size, SHA-256 and what the file beside them says."""
+        wanted = [name for name in self._index if self._place.takes(name)]
+        annotated = {_key(name) for name in wanted}
+        for name in self._index.keys() - set(wanted):
+            if _sidecar(name) is None or _key(name) not in annotated:
+                yield Member(name, self._index[name][1], "")
+        for name, digest in zip(wanted, in_threads(self._hash, wanted, threads), strict=True):
+            yield Member(name, self._index[name][1], digest, self._said(_key(name)))
 
-    def read(self, name: str, digest: str | None = None) -> bytes:
-        """Returns the bytes of a member, see `Source.read`."""
-        if name not in self._index:
-            raise UserError(f"{self.uri}: has no image '{name}'", remedy=CHANGED)
-        data = b"".join(self._parts(name, self._index[name][1]))
+    def read(self, member: str, digest: str | None) -> bytes:
+        """Returns the bytes of a member, see `Container.read`."""
+        if member not in self._index:
+            raise self._place.lacks(member)
+        data = self._bytes(member)
         if digest is not None and digest_of(data) != digest:
-            raise self._changed(name)
+            raise self._place.changed(member)
         return data
 
-    def annotation(self, name: str) -> Annotation:
-        """The parent folder is the label."""
-        return annotate(name)
+    def _said(self, key: str) -> Annotation | None:
+        """What the files beside an image say about it; a `.cls` goes before a `.json`."""
+        values: dict[str, Any] = {}
+        said = None
+        for extension, most in reversed(SIDECARS.items()):
+            name = f"{key}.{extension}"
+            if name in self._index:
+                if self._index[name][1] > most:
+                    raise self._unreadable(name)
+                try:
+                    values |= _READ[extension](self._bytes(name).decode("utf-8"))
+                    said = Annotation(**values)
+                except (ValueError, RecursionError):
+                    raise self._unreadable(name) from None
+        return said if values else None
 
-    def truth(self) -> None:
-        """Nothing is known about members but their names."""
+    def _unreadable(self, name: str) -> UserError:
+        remedy = f"mend it, or leave out what is beside the images with snapshot.exclude '*.{name.rpartition('.')[2]}'"
+        return UserError(f"{self._place.uri}: '{name}' is not a label", remedy=remedy)
 
     def _hash(self, name: str) -> str:
         return digest_of_parts(self._parts(name, CHUNK))  # in constant memory: several threads do this
+
+    def _bytes(self, name: str) -> bytes:
+        return b"".join(self._parts(name, self._index[name][1]))
 
     def _parts(self, name: str, most: int) -> Iterator[bytes]:
         """The bytes of a member, `most` at a time at most; the system gives fewer than asked for above 2 GiB."""
@@ -78,45 +105,46 @@ class TarSource:
         while left:
             part = os.pread(self._opened(), min(most, left), place)
             if not part:
-                raise self._changed(name)
+                raise self._place.changed(name)
             yield part
             place, left = place + len(part), left - len(part)
 
     def _opened(self) -> int:
         with _opening:  # several threads hash at a time
             if self._descriptor is None:
-                self._descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+                self._descriptor = os.open(self._place.path, os.O_RDONLY | os.O_CLOEXEC)
             return self._descriptor
-
-    def _changed(self, name: str) -> UserError:
-        return UserError(f"{self.uri}: '{name}' changed since the snapshot", remedy=CHANGED)
 
     @cached_property
     def _index(self) -> dict[str, Extent]:
+        found: dict[str, Extent] = {}
         try:
-            with tarfile.open(self._path, "r:") as archive:
-                found = self._selection.of(self._members(archive), self.uri)
+            with tarfile.open(self._place.path, "r:") as archive:
+                for name, extent in self._headers(archive):
+                    if name in found and (_sidecar(name) or self._place.takes(name)):
+                        raise UserError(f"{self._place.uri}: two files are named '{name}'", remedy="rename one of them")
+                    found[name] = extent
                 self._check_end(archive)
         except tarfile.ReadError as error:
             remedy = "pack it anew as one uncompressed tar; `cat` does not join two, `tar --concatenate` does"
-            raise UserError(f"{self.uri}: not a whole tar ({error})", remedy=remedy) from None
+            raise UserError(f"{self._place.uri}: not a whole tar ({error})", remedy=remedy) from None
         except OSError as error:
-            raise UserError(f"{self.uri}: {error.strerror}", remedy="give a readable tar") from None
-        return dict(found)
+            raise UserError(f"{self._place.uri}: {error.strerror}", remedy="give a readable tar") from None
+        return found
 
-    def _members(self, archive: tarfile.TarFile) -> Iterator[tuple[str, Extent]]:
+    def _headers(self, archive: tarfile.TarFile) -> Iterator[tuple[str, Extent]]:
         skipped = 0
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
             if member.isdir():
                 continue
-            name = safe_name(member.name, self.uri)
+            name = safe_name(member.name, self._place.uri)
             if member.isreg() and not member.issparse():
                 yield name, (member.offset_data, member.size)
-            elif self._selection.takes(name):
+            elif self._place.takes(name):
                 skipped += 1
         if skipped:
-            _log.warning("%s: skipped %d links, devices or sparse files", self.uri, skipped)
+            _log.warning("%s: skipped %d links, devices or sparse files", self._place.uri, skipped)
 
     def _check_end(self, archive: tarfile.TarFile) -> None:
         """Makes sure that nothing is missing and nothing follows.
@@ -124,14 +152,14 @@ class TarSource:
         To `tarfile` a damaged header, the end of a file cut short and the zeros between two archives joined by `cat`
         all look like the end of the archive.
         """
-        with self._path.open("rb") as file:
+        with self._place.path.open("rb") as file:
             file.seek(archive.offset)
             mark = file.read(tarfile.BLOCKSIZE)
             if any(mark):
                 raise tarfile.ReadError(f"damaged at byte {archive.offset}")
             if len(mark) < tarfile.BLOCKSIZE:
                 raise tarfile.ReadError("cut short: its end marker is missing")
-            while chunk := file.read(CHUNK):
+            for chunk in iter(partial(file.read, CHUNK), b""):
                 if more := chunk.lstrip(b"\0"):
                     raise tarfile.ReadError(f"after its end more follows at byte {file.tell() - len(more)}")
 
@@ -142,3 +170,31 @@ class TarSource:
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
             os.close(self._descriptor)  # type: ignore[arg-type]
+
+
+def _key(name: str) -> str:
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(".")[0]
+
+
+def _sidecar(name: str) -> str | None:
+    extension = name.rpartition("/")[2].partition(".")[2]
+    return extension if extension in SIDECARS else None
+
+
+def _class(text: str) -> dict[str, Any]:
+    return {"label": text.strip()} if text.strip() else {}
+
+
+def _fields(text: str) -> dict[str, Any]:
+    """The fields of a JSON object that are annotations; whatever else is in it says nothing here."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        return {}
+    found: dict[str, Any] = {
+        field: str(values[field]) for field in ("label", "group") if isinstance(values.get(field), str | int)
+    }
+    return found | ({"frame": values["frame"]} if type(values.get("frame")) is int else {})
+
+
+_READ = {"cls": _class, "json": _fields}

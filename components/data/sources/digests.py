@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,11 +12,17 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from components.errors import UserError
+
 _log = logging.getLogger(__name__)
 CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file changed less than this ago may change again within one tick of the clock: it is not remembered."""
 BATCH = 4096
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS stamped_digests "
+    "(path TEXT PRIMARY KEY, size INT, mtime_ns INT, ctime_ns INT, digest TEXT)"
+)
 
 
 def digest_of(data: bytes) -> str:
@@ -36,6 +43,19 @@ def digest_of_file(file: BinaryIO) -> str:
     return digest_of_parts(iter(lambda: file.read(CHUNK), b""))
 
 
+def digest_of_path(path: Path) -> str:
+    """The digest of a file.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return digest_of_file(file)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", remedy="make it readable, or exclude it") from None
+
+
 class Stamp(NamedTuple):
     """What tells that a file is still the one that was hashed."""
 
@@ -45,6 +65,11 @@ class Stamp(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     """Time of the last change that no program sets: a file replaced with size and mtime kept has another one."""
+
+    @classmethod
+    def of(cls, key: str, stat: os.stat_result) -> "Stamp":
+        """The stamp of a file of this state."""
+        return cls(key, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 class DigestCache:
@@ -62,51 +87,64 @@ class DigestCache:
     def digests(self, stamps: Iterable[Stamp], compute: Callable[[Stamp], str]) -> Iterator[str]:
         """Yields the digest of each stamp in order, computing those that are not remembered."""
         pending = iter(stamps)
-        with closing(self._connect()) as database, ThreadPoolExecutor(self.workers) as pool:
+        with closing(open_cache(self.path, _TABLE)) as database, ThreadPoolExecutor(self.workers) as pool:
             while batch := list(islice(pending, BATCH)):
                 known = _lookup(database, batch)
                 missing = [one for one in batch if one.key not in known]
-                before = time.time_ns() - SETTLED_NS
+                before = time.time_ns()
                 fresh = dict(zip((one.key for one in missing), pool.map(compute, missing), strict=True))
-                settled = [one for one in missing if max(one.mtime_ns, one.ctime_ns) < before]
-                _remember(database, [(*one, fresh[one.key]) for one in settled])
+                _remember(database, [(*one, fresh[one.key]) for one in missing if is_settled(one, before)])
                 for one in batch:
                     yield known[one.key] if one.key in known else fresh[one.key]
 
-    def _connect(self) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            return _opened(str(self.path))
-        except (sqlite3.DatabaseError, OSError) as error:
-            _log.warning("%s cannot be used (%s): digests are computed anew", self.path, error)
-            if type(error) is sqlite3.DatabaseError:  # damaged, not merely locked or out of reach
-                self.path.unlink(missing_ok=True)
-            return _opened(":memory:")
+
+def is_settled(stamp: Stamp, now_ns: int) -> bool:
+    """Whether a file last changed long enough ago for a further change to show in its times."""
+    return max(stamp.mtime_ns, stamp.ctime_ns) < now_ns - SETTLED_NS
 
 
-def _opened(path: str) -> sqlite3.Connection:
+def open_cache(path: Path, *tables: str) -> sqlite3.Connection:
+    """Opens a cache file with some tables; where it cannot be used, one in memory.
+
+    Args:
+        path: SQLite file, made where it is absent.
+        tables: `CREATE TABLE IF NOT EXISTS …` statements.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return _opened(str(path), tables)
+    except (sqlite3.DatabaseError, OSError) as error:
+        _log.warning("%s cannot be used (%s): what it remembers is found out anew", path, error)
+        if type(error) is sqlite3.DatabaseError:  # damaged, not merely locked or out of reach
+            path.unlink(missing_ok=True)
+        return _opened(":memory:", tables)
+
+
+def _opened(path: str, tables: Sequence[str]) -> sqlite3.Connection:
     database = sqlite3.connect(path, timeout=60)
     try:
         # the write-ahead log keeps a second snapshot at the same time from waiting; sync is not needed for a cache
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
-        database.execute("DROP TABLE IF EXISTS digests")  # of a version that did not look at the ctime
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS stamped_digests "
-            "(path TEXT PRIMARY KEY, size INT, mtime_ns INT, ctime_ns INT, digest TEXT)"
-        )
+        for table in tables:
+            database.execute(table)
     except sqlite3.DatabaseError:
         database.close()
         raise
     return database
 
 
-def _remember(database: sqlite3.Connection, rows: Sequence[tuple[str | int, ...]]) -> None:
+def remember(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """Writes rows into a cache; one that cannot be written is a warning."""
     try:
         with database:
-            database.executemany("INSERT OR REPLACE INTO stamped_digests VALUES (?, ?, ?, ?, ?)", rows)
-    except sqlite3.OperationalError as error:
-        _log.warning("digests are not remembered: %s", error)
+            database.executemany(statement, rows)
+    except (sqlite3.OperationalError, sqlite3.DataError) as error:
+        _log.warning("nothing is remembered: %s", error)
+
+
+def _remember(database: sqlite3.Connection, rows: Sequence[tuple[str | int, ...]]) -> None:
+    remember(database, "INSERT OR REPLACE INTO stamped_digests VALUES (?, ?, ?, ?, ?)", rows)
 
 
 def _lookup(database: sqlite3.Connection, stamps: Sequence[Stamp]) -> dict[str, str]:

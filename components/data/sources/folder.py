@@ -4,9 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from components.data.lock import Role, SourceObject
-from components.data.sources.digests import DigestCache, Stamp, digest_of, digest_of_file
-from components.data.sources.protocol import Annotation
+from components.data.lock import Annotation, Role, SourceObject
+from components.data.sources.digests import DigestCache, Stamp, digest_of, digest_of_path
 from components.data.sources.selection import Selection, annotate, safe_name
 from components.errors import UserError
 
@@ -36,10 +35,8 @@ class FolderSource:
 
     def list(self) -> Iterator[SourceObject]:
         """Yields every image with its size and SHA-256, sorted by name."""
-        found = self._selection.of(self._files(self._root, ""), self.uri)
-        stamps = [
-            Stamp(f"{self._root}/{name}", stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for name, stat in found
-        ]
+        found = self._selection.of(files_below(self._root, self.uri, self._selection), self.uri)
+        stamps = [Stamp.of(f"{self._root}/{name}", stat) for name, stat in found]
         for (name, stat), digest in zip(found, self._cache.digests(stamps, _hash), strict=True):
             yield SourceObject(self.role, name, stat.st_size, digest)
 
@@ -49,7 +46,7 @@ class FolderSource:
         try:
             path = f"{self._inside(parent, name)}/{base}"
             if Path(path).is_symlink() and not Path(path).resolve(strict=True).is_relative_to(self._root):
-                raise self._leads_outside(name)
+                raise _leads_outside(self.uri, name)
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                 data = file.read()
         except OSError as error:
@@ -70,42 +67,57 @@ class FolderSource:
         if parent not in self._parents:
             folder = (self._root / parent).resolve(strict=True)
             if not folder.is_relative_to(self._root):
-                raise self._leads_outside(name)
+                raise _leads_outside(self.uri, name)
             self._parents[parent] = str(folder)
         return self._parents[parent]
 
-    def _files(self, folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-        try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            raise UserError(f"{folder}: {error.strerror}", remedy="make it readable, or move it elsewhere") from None
-        for entry in entries:
-            name = prefix + entry.name
-            if entry.is_symlink() and not self._leads_to_file(name, folder / entry.name):
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                if not entry.name.startswith("."):
-                    yield from self._files(folder / entry.name, f"{name}/")
-            elif entry.is_file():
-                yield name, entry.stat()
 
-    def _leads_to_file(self, name: str, path: Path) -> bool:
-        try:
-            target = path.resolve(strict=True)
-        except (OSError, RuntimeError):
-            return False  # dangling or circular
-        if not target.is_relative_to(self._root) and (target.is_dir() or self._selection.takes(name)):
-            raise self._leads_outside(name)
-        return target.is_file()
+def files_below(root: Path, uri: str, wanted: Selection) -> Iterator[tuple[str, os.stat_result]]:
+    """Yields the name and state of every file below a folder, hidden folders left out.
 
-    def _leads_outside(self, name: str) -> UserError:
-        remedy = "replace the link by the files, or give the folder it points to"
-        return UserError(f"{self.uri}/{name}: a link that leads outside the source", remedy=remedy)
+    Args:
+        root: the folder, resolved.
+        uri: the source, for messages.
+        wanted: of a link that leads outside only one to a folder, or to such a file, is refused; others are left out.
+
+    Raises:
+        UserError: if a folder cannot be read, or a link leads outside.
+    """
+    yield from _walk(root, root, "", uri, wanted)
+
+
+def _walk(root: Path, folder: Path, prefix: str, uri: str, wanted: Selection) -> Iterator[tuple[str, os.stat_result]]:
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}", remedy="make it readable, or move it elsewhere") from None
+    for entry in entries:
+        name = prefix + entry.name
+        if entry.is_symlink() and not _leads_to_file(root, name, uri, wanted):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            if not entry.name.startswith("."):
+                yield from _walk(root, folder / entry.name, f"{name}/", uri, wanted)
+        elif entry.is_file():
+            yield name, entry.stat()
+
+
+def _leads_to_file(root: Path, name: str, uri: str, wanted: Selection) -> bool:
+    try:
+        target = (root / name).resolve(strict=True)
+    except (OSError, RuntimeError):
+        return False  # dangling or circular
+    if not target.is_relative_to(root):
+        if target.is_dir() or wanted.takes(name):
+            raise _leads_outside(uri, name)
+        return False
+    return target.is_file()
+
+
+def _leads_outside(uri: str, name: str) -> UserError:
+    remedy = "replace the link by the files, or give the folder it points to"
+    return UserError(f"{uri}/{name}: a link that leads outside the source", remedy=remedy)
 
 
 def _hash(stamp: Stamp) -> str:
-    try:
-        with Path(stamp.key).open("rb") as file:
-            return digest_of_file(file)
-    except OSError as error:
-        raise UserError(f"{stamp.key}: {error.strerror}", remedy="make it readable, or exclude it") from None
+    return digest_of_path(Path(stamp.key))

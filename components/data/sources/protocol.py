@@ -1,24 +1,11 @@
 """What every source of images offers."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
 
-from components.data.lock import SourceObject
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """What a source knows about an object without looking at its pixels. Never used in training."""
-
-    label: str | None = None
-    """Class, for evaluation."""
-    group: str | None = None
-    """Video or instance: images of one group never fall on both sides of a held-out split."""
-    frame: int | None = None
-    """Position within the group."""
+from components.data.lock import Annotation, SourceObject
 
 
 class Source(Protocol):

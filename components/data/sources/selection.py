@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TypeVar
 
-from components.data.sources.protocol import Annotation
+from components.data.lock import Annotation
 from components.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -39,9 +39,17 @@ class Selection:
 
     def takes(self, name: str) -> bool:
         """Whether a file of that name is an image of the source."""
-        return not self._left_out(name) and _matches(name, self.include)
+        return not self.leaves_out(name) and self.matches(name)
 
-    def _left_out(self, name: str) -> bool:
+    def matches(self, name: str) -> bool:
+        """Whether a name is one of an image, left out or not."""
+        return _matches(name, self.include)
+
+    def of_everything(self) -> "Selection":
+        """For names that no file has, such as rows of a table: all are images unless patterns were given."""
+        return Selection(("*",) if self.include == IMAGE_PATTERNS else self.include, self.exclude)
+
+    def leaves_out(self, name: str) -> bool:
         """Whether a file is none of the source's whatever its extension: hidden, excluded, or of a broken name."""
         if any(part.startswith(".") or part == "__MACOSX" for part in name.split("/")):
             return True
@@ -51,40 +59,76 @@ class Selection:
         return _matches(name, self.exclude)
 
     def of(self, files: Iterable[tuple[str, T]], uri: str) -> list[tuple[str, T]]:
-        """The images among the files of a source, sorted by name; what is in it besides is counted in the log.
+        """The images among all files of a source, sorted by name.
 
         Args:
             files: names, each with whatever the source keeps beside it.
             uri: the source, for messages.
 
         Raises:
-            UserError: if there is no file at all, none that is taken, or one name twice.
+            UserError: as `Tally.taken` and `Tally.close`.
         """
-        count, taken, others = 0, [], Counter[str]()
+        tally = Tally(self, uri)
+        taken = tally.taken(files)
+        tally.close()
+        return taken
+
+
+class Tally:
+    """Sorts out the files of a source part by part, and tells at the end what is in it besides images.
+
+    Args:
+        selection: which files are images.
+        uri: the source, for messages.
+    """
+
+    def __init__(self, selection: Selection, uri: str) -> None:
+        self._selection = selection
+        self._uri = uri
+        self._files = 0
+        self._taken = 0
+        self._others = Counter[str]()
+
+    def taken(self, files: Iterable[tuple[str, T]]) -> list[tuple[str, T]]:
+        """The images among some files, sorted by name.
+
+        Raises:
+            UserError: if two are of one name.
+        """
+        taken = []
         for name, what in files:
-            count += 1
-            if self._left_out(name):
+            self._files += 1
+            if self._selection.leaves_out(name):
                 continue
-            if _matches(name, self.include):
+            if self._selection.matches(name):
                 taken.append((name, what))
             else:
-                others[_extension(name)] += 1
-        if others:
-            counts = ", ".join(f"{number} {extension}" for extension, number in others.most_common(MOST_EXTENSIONS))
-            more = ", …" if len(others) > MOST_EXTENSIONS else ""
-            _log.warning("%s: %d files are not taken for images: %s%s", uri, others.total(), counts, more)
-        if not count:
-            raise UserError(f"{uri}: is empty", remedy="give a source that holds images")
-        if not taken:
-            remedy = f"names must match one of {', '.join(self.include)}"
-            if self.exclude:
-                remedy += f" and none of {', '.join(self.exclude)}"
-            raise UserError(f"{uri}: none of its {count} files is an image", remedy=remedy)
+                self._others[_extension(name)] += 1
+        self._taken += len(taken)
         taken.sort(key=lambda one: one[0])
         for (before, _), (name, _) in pairwise(taken):
             if before == name:
-                raise UserError(f"{uri}: two files are named '{name}'", remedy="rename one of them")
+                raise UserError(f"{self._uri}: two files are named '{name}'", remedy="rename one of them")
         return taken
+
+    def close(self) -> None:
+        """Counts in the log what was not taken.
+
+        Raises:
+            UserError: if there was no file at all, or none that is taken.
+        """
+        if self._others:
+            counts = ", ".join(f"{number} {kind}" for kind, number in self._others.most_common(MOST_EXTENSIONS))
+            more = ", …" if len(self._others) > MOST_EXTENSIONS else ""
+            total = self._others.total()
+            _log.warning("%s: %d files are not taken for images: %s%s", self._uri, total, counts, more)
+        if not self._files:
+            raise UserError(f"{self._uri}: is empty", remedy="give a source that holds images")
+        if not self._taken:
+            remedy = f"names must match one of {', '.join(self._selection.include)}"
+            if self._selection.exclude:
+                remedy += f" and none of {', '.join(self._selection.exclude)}"
+            raise UserError(f"{self._uri}: none of its {self._files} files is an image", remedy=remedy)
 
 
 def annotate(name: str) -> Annotation:

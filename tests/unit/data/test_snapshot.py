@@ -1,12 +1,25 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from components.data.lock import read_lock, same_lock
+from components.data.lock import (
+    Annotation,
+    Changes,
+    SourceLock,
+    SourceObject,
+    read_lock,
+    removed_since,
+    same_lock,
+    write_lock,
+)
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
+from components.stages.params import PipelineParams
+from flows.snapshot import refresh_source
 
 
 def test_a_snapshot_lists_both_roles_sorted(folder: Path, bare_settings: Settings) -> None:
@@ -57,3 +70,70 @@ def test_the_training_source_cannot_be_its_own_evaluation(folder: Path, bare_set
 def test_an_empty_name_is_refused() -> None:
     with pytest.raises(UserError, match=r"snapshot.*'source' is ' '"):
         validate(SnapshotParams, {"source": " "}, where="snapshot")
+
+
+def lock_of(*names: str, uri: str = "photos", digest: str = "sha256:0") -> SourceLock:
+    return SourceLock(uri, objects=tuple(SourceObject("train", name, 1, digest) for name in names))
+
+
+def names(objects: tuple[SourceObject, ...]) -> list[str]:
+    return [one.name for one in objects]
+
+
+def test_changes_are_told_by_name() -> None:
+    before = lock_of("a", "b", "c")
+    after = replace(before, objects=(*lock_of("b", "d").objects, *lock_of("c", digest="sha256:1").objects))
+    found = Changes.between(before, after)
+    assert (names(found.new), names(found.changed), names(found.removed)) == (["d"], ["c"], ["a"])
+    assert found.changed[0].digest == "sha256:1"
+
+
+def test_another_label_is_a_change_and_survives_the_file(tmp_path: Path) -> None:
+    (plain,) = lock_of("a").objects
+    locks = [
+        SourceLock("photos", objects=(replace(plain, annotation=said),))
+        for said in (None, Annotation(), Annotation("cat"), Annotation("cat", "clip", 0))
+    ]
+    for number, lock in enumerate(locks):
+        write_lock(lock, tmp_path / "source.lock")
+        assert read_lock(tmp_path / "source.lock") == lock
+        assert [same_lock(lock, other) for other in locks] == [index == number for index in range(len(locks))]
+
+
+@pytest.mark.parametrize("said", [{"label": 3}, {"frame": -1}, {"frame": 1 << 31}, {"colour": "red"}, "cat"])
+def test_an_annotation_that_no_snapshot_writes_is_named_by_line(tmp_path: Path, said: object) -> None:
+    write_lock(lock_of("a"), tmp_path / "source.lock")
+    text = (tmp_path / "source.lock").read_text()
+    (tmp_path / "source.lock").write_text(text.replace('"digest"', f'"annotation": {json.dumps(said)}, "digest"'))
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        read_lock(tmp_path / "source.lock")
+
+
+def test_removed_objects_add_up_until_they_are_back_or_the_source_is_another() -> None:
+    first, second = lock_of("a", "b", "c", "d"), lock_of("c", "d")
+    removed = removed_since(second, first)
+    assert names(removed.objects) == ["a", "b"]
+    third = lock_of("b", "d")
+    assert names(removed_since(third, removed, second).objects) == ["a", "c"]
+    assert removed_since(lock_of("b", uri="elsewhere"), removed, second).objects == ()
+
+
+def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: Settings) -> None:
+    params = PipelineParams.model_validate({"snapshot": {"source": str(folder)}})
+    assert refresh_source(params, bare_settings) == f"{folder}: 6 objects, 0 for evaluation"
+    assert refresh_source(params, bare_settings) is None
+    record = bare_settings.root / "data" / "source.removed"
+    assert not record.exists()
+    for name in ("cat/0.jpg", "cat/1.jpg", "dog/3.jpg", "dog/4.jpg"):
+        (folder / name).unlink()
+    (folder / "dog" / "6.jpg").write_bytes((folder / "dog" / "5.jpg").read_bytes())
+    (folder / "dog" / "5.jpg").write_bytes((folder / "cat" / "2.jpg").read_bytes())
+    assert refresh_source(params, bare_settings) == (
+        f"{folder}: 3 objects, 0 for evaluation (1 new, 1 changed, 4 removed: cat/0.jpg, cat/1.jpg, dog/3.jpg, …)"
+    )
+    assert names(read_lock(record).objects) == ["cat/0.jpg", "cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
+    (folder / "cat" / "0.jpg").write_bytes((folder / "cat" / "2.jpg").read_bytes())
+    assert (
+        refresh_source(params, bare_settings) == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
+    )
+    assert names(read_lock(record).objects) == ["cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]

@@ -109,7 +109,7 @@ def test_sources_are_picklable_for_worker_processes(open_: Open, folder: Path, t
 def test_the_second_listing_reads_no_file_again(open_: Open, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("components.data.sources.digests.SETTLED_NS", 0)
     first = list(open_(folder).list())
-    monkeypatch.setattr("components.data.sources.folder.digest_of_file", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr("components.data.sources.folder.digest_of_path", lambda _: pytest.fail("hashed again"))
     assert list(open_(folder).list()) == first
 
 
@@ -319,8 +319,9 @@ def test_sources_without_images_say_which_kind_of_nothing_they_hold(open_: Open,
     (tmp_path / "empty" / "a.txt").write_text("a")
     with pytest.raises(UserError, match=r"none of its 1 files is an image.*\*\.jpg"):
         list(open_(tmp_path / "empty").list())
-    with pytest.raises(UserError, match=r"neither a folder nor a \.tar"):
-        open_(tmp_path / "empty" / "a.txt")
+    (tmp_path / "empty" / "a.zip").touch()
+    with pytest.raises(UserError, match="neither a folder nor a file that holds images"):
+        open_(tmp_path / "empty" / "a.zip")
     with pytest.raises(UserError, match="is empty"):
         list(open_(pack(tmp_path / "x.tar", {})).list())
 

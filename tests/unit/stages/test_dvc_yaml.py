@@ -16,6 +16,8 @@ SURROUNDINGS = (
     "components.tracking",
     "components.settings",
     "components.errors",
+    "components.redaction",
+    "components.s3",
     "components.parameters",
     "components.stages.runner",
     "components.stages.params",
