@@ -15,9 +15,9 @@ from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_rgb
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
-from components.features.thumbnails import load_thumbnails
+from components.features.thumbnails import Reader, load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
@@ -45,7 +45,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
         hash_distance=params.hash_distance,
         device=device,
     )
-    with ShardReader(paths.SHARDS, manifest.locations) as reader:
+    with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader:
         copies = compare(
             load_thumbnails(reader, ids),
             candidates,
@@ -87,7 +87,7 @@ def _counts(groups: pa.Table) -> dict[str, float]:
 
 
 def _log_pictures(
-    groups: pa.Table, pairs: pa.Table, evaluation: set[str], reader: ShardReader, context: StageContext
+    groups: pa.Table, pairs: pa.Table, evaluation: set[str], reader: Reader, context: StageContext
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         duplicates, leaks = Path(folder) / "duplicates.png", Path(folder) / "leaks.png"

@@ -8,6 +8,7 @@ EMBEDDER_LOCK = Path("data/embedder.lock")
 INITIAL_LOCK = Path("data/initial.lock")
 
 MANIFEST = Path("data/manifest")
+LOCATIONS = MANIFEST / "locations.parquet"
 SHARDS = Path("data/shards")
 VALIDATION = Path("data/validation")
 EMBEDDINGS = Path("data/embeddings")
