@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script", ["P1_step", "P2_gpu", "P4_drop_path", "P5_heads"])
+@pytest.mark.parametrize(
+    "script", ["P1_step", "P2_gpu", "P4_drop_path", "P5_heads", "P6_waiting", "P7_crops", "P13_ingest"]
+)
 def test_a_benchmark_runs_at_tiny_size_and_leaves_the_committed_figures_alone(script: str) -> None:
     results = ROOT / "benchmarks" / "results"
     before = {path.name: path.read_bytes() for path in results.glob("*.json")}
