@@ -79,6 +79,16 @@ class Settings(BaseSettings):
         None, description="HOST:PORT of a Ray cluster for curation; default: one on this machine while it is needed"
     )
     cache_dir: Path | None = Field(None, description="content-addressed cache; default: .cache/selfsight in `home`")
+    verify_reads: bool = Field(
+        False,
+        description="compare the SHA-256 of images that are read from shards, or used again by ingest",
+    )
+    shards_uri: str | None = Field(
+        None, description="s3://BUCKET/PREFIX with a copy of data/shards, read by ranges where that folder is not"
+    )
+    image_cache_bytes: int = Field(
+        20 << 30, ge=0, description="images of such shards that are kept in the cache, of one process, bytes"
+    )
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(
         None, description="s3://BUCKET/PREFIX that checkpoints are copied to, and fetched from by an empty machine"

@@ -142,12 +142,12 @@ def _measured(
 ) -> DriftDecision:
     import torch
 
-    from components.data.shards import ShardReader
+    from components.data.shard_access import open_shards
     from components.features.extraction import extract
     from components.models.backbone import load_backbone
 
     backbone = load_backbone(current.uri, expected_hash=current.digest or None)
-    with ShardReader(settings.root / paths.SHARDS, manifest.locations) as reader:
+    with open_shards(settings.root / paths.SHARDS, manifest.locations, settings) as reader:
         features = extract(
             backbone.model,
             reader,

@@ -127,7 +127,7 @@ class PresentImages:
 
     def scores(self, version: RegisteredVersion) -> Mapping[str, float] | None:
         """Scores of a version as in the metrics of stage `evaluate`, without its role; None if nothing is labelled."""
-        from components.data.shards import ShardReader
+        from components.data.shard_access import open_shards
         from components.evaluation.evaluate import DIGITS, features_of
         from components.evaluation.scores import knn_scores, linear_scores
         from components.features.extraction import Features
@@ -137,7 +137,7 @@ class PresentImages:
         if split is None:
             return None
         backbone = load_backbone(version.uri, expected_hash=version.digest or None)
-        with ShardReader(self._settings.root / paths.SHARDS, self._manifest.locations) as reader:
+        with open_shards(self._settings.root / paths.SHARDS, self._manifest.locations, self._settings) as reader:
 
             def features(ids: tuple[str, ...]) -> Features:
                 device = self._settings.torch_device()

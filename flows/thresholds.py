@@ -9,7 +9,7 @@ from components.curation.embedding import Describe, read_embedder_lock
 from components.curation.known_pairs import Described, Measure, labelled_pairs, planted_pairs
 from components.curation.thresholds import ScoredPairs, curve, draw_curve, recall_by_transform, suggest
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import read_table
 from components.settings import Settings
 from components.stages import paths
@@ -37,7 +37,7 @@ def measure_pairs(
     chosen: Measure = measure or params.dedup.measure
     manifest = Manifest.load(settings.root / paths.MANIFEST)
     lock = read_embedder_lock(settings.root / paths.EMBEDDER_LOCK)
-    with ShardReader(settings.root / paths.SHARDS, manifest.locations) as reader:
+    with open_shards(settings.root / paths.SHARDS, manifest.locations, settings) as reader:
         describe = Describe(lock, reader, params.embed.batch_size, settings.torch_device())
         if pairs is not None:
             return chosen, labelled_pairs(pairs, _names(manifest), reader, describe, chosen)

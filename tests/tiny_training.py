@@ -17,7 +17,7 @@ from PIL import Image
 
 from components.data.lock import Role
 from components.data.manifest import IMAGES, SOURCES, Manifest
-from components.data.shards import ShardWriter
+from components.data.shard_writer import ShardWriter
 from components.data.tables import write_table
 
 HEAD = {"hidden": 32, "bottleneck": 16, "prototypes": 48, "layers": 2}
@@ -73,7 +73,9 @@ def train(folder: Path, params: dict[str, Any], name: str) -> dict[str, float]:
     model = DistillParams if name == "distill" else PretrainParams
     checked = validate(model, params, where="test")
     initial = resolve_initial(checked.initial, checked.model) if isinstance(checked, PretrainParams) else None
-    inputs = TrainingInputs(folder / "manifest", folder / "shards", folder / "curated", teacher, initial)
+    inputs = TrainingInputs(
+        folder / "manifest" / "locations.parquet", folder / "shards", folder / "curated", teacher, initial
+    )
     training = Training(name, checked, inputs, get_settings())
     if get_settings().node_rank > 0:
         training.assist()

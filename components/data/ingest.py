@@ -1,31 +1,47 @@
 """From the objects of a snapshot to the manifest and the shards."""
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice, tee
 from pathlib import Path
 
+import PIL
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
+from components.data import decoding, inspection, phash
 from components.data.decoding import EXTENSIONS, MAX_PIXELS
-from components.data.inspection import Inspection, Inspector
+from components.data.ingest_cache import Finding, IngestCache, policy_of
+from components.data.inspection import Inspection, Inspector, Wanted
 from components.data.lock import Role, SourceLock, SourceObject
 from components.data.manifest import Manifest
 from components.data.manifest_builder import ManifestBuilder
-from components.data.shards import SHARD_LIMIT, ShardWriter
+from components.data.shard_writer import ShardWriter
+from components.data.shards import SHARD_LIMIT
 from components.data.sources import Source, open_source
-from components.data.workers import chunked, map_chunks
+from components.data.worker_process import Bounds
+from components.data.workers import map_chunks
 from components.parameters import Params
 from components.settings import Settings
 from components.tracking import progress
 
-MANY_OBJECTS = 1000
-MANY_BYTES = 64 << 20
+_log = logging.getLogger(__name__)
+SHARD_OVERHEAD = 4096
+CHUNK_ITEMS, CHUNK_BYTES = 64, 16 << 20
+"""Most objects and bytes that a worker reads at a time; an object that is larger alone is read alone."""
+STRETCH = 2048
+"""Most objects, read or remembered, that are looked at in between."""
 ASSUMED_BYTES = 16 << 10
 """Size of an object of unknown size, for cutting chunks."""
-SHARD_OVERHEAD = 4096
+BYTES_OF_PIXEL = 32
+"""Memory that decoding takes at its peak: a transparent image is at hand five times, with four bytes a pixel."""
+WORKER_BYTES = 512 << 20
+"""Memory of a worker beside an image: threads, a chunk, results that wait to be sent."""
 
 
 class IngestParams(Params):
@@ -44,6 +60,9 @@ class IngestParams(Params):
     min_side: int = Field(8, ge=1, description="shorter side below which an image is quarantined, pixels")
     max_aspect: float = Field(
         50.0, ge=1, le=1000, description="longer side over shorter side above which an image is quarantined"
+    )
+    max_seconds: float = Field(
+        30.0, ge=1, description="processor time of decoding above which an image is quarantined, seconds"
     )
     shard_bytes: int = Field(SHARD_LIMIT, ge=1 << 16, le=SHARD_LIMIT, description="size of a shard at most, bytes")
     group_pattern: str | None = Field(
@@ -79,15 +98,16 @@ def build_manifest(
 
     Every object is verified against the lock. An image that decodes goes into a shard, once however often it occurs;
     one that does not is quarantined with a reason. Shards hold the images in the order of the lock (role, then name),
-    so that images whose names sort last leave the shards before them as they are. Memory holds a bounded number of
-    objects, and some hundred bytes an image for the tables.
+    and where one ends depends on its last image alone (`shard_writer`). What an earlier run found out under the same
+    digest, code and parameters is not found out again, and shards that it finished are used again; see `ingest_cache`.
+    Memory holds a bounded number of objects, and some hundred bytes an image for the tables.
 
     Args:
         lock: the snapshot.
         params: limits, and the held-out draw.
         out_manifest: folder to make for the tables.
         out_shards: folder to make for the shards.
-        settings: where S3 is, and how many processes decode.
+        settings: where S3 and the cache are, and how many processes decode.
 
     Returns:
         Flat metrics: `images` (distinct), `ok`, `quarantined`, `quarantined.<reason>`, `sources` (objects),
@@ -101,12 +121,17 @@ def build_manifest(
     out_manifest.mkdir(parents=True)
     out_shards.mkdir(parents=True)
     builder = ManifestBuilder(lock, params.group_pattern)
-    inspected = _inspected(lock, sources, params, settings)
-    with closing(inspected), ShardWriter(out_shards, params.shard_bytes) as shards:
-        for found in progress(inspected, total=len(lock.objects), description="ingest"):
-            if builder.add(found) and found.data is not None:
-                shards.write(found.id, EXTENSIONS[found.format or ""], found.data)
+    with IngestCache(settings.cache / "ingest", _policy(params), verify=settings.verify_reads) as cache:
+        inspector = Inspector(
+            sources, params.max_pixels, params.max_bytes, params.min_side, params.max_aspect, cache.kept
+        )
+        inspected = _Inspected(lock, inspector, cache, params.max_seconds, settings.thread_count())
+        with closing(iter(inspected)) as found_all, ShardWriter(out_shards, params.shard_bytes, cache) as shards:
+            for found in progress(found_all, total=len(lock.objects), description="ingest"):
+                if builder.add(found) and found.ok:
+                    _store(found, inspector, shards)
         locations = shards.locations()
+        _log.info("ingest: %d of %d objects were read", inspected.read, len(lock.objects))
     truth = {role: table for role, source in sources.items() if (table := source.truth()) is not None}
     manifest = builder.build(locations, truth, fraction=params.holdout_fraction, seed=params.seed)
     manifest.save(out_manifest)
@@ -121,18 +146,104 @@ def _open(lock: SourceLock, settings: Settings) -> dict[Role, Source]:
     return sources
 
 
-def _inspected(
-    lock: SourceLock, sources: Mapping[Role, Source], params: IngestParams, settings: Settings
-) -> Generator[Inspection, None, None]:
-    inspector = Inspector(sources, params.max_pixels, params.max_bytes, params.min_side, params.max_aspect)
-    sizes = [_assumed_bytes(one, params) for one in lock.objects]
-    many = len(sizes) >= MANY_OBJECTS or sum(sizes) >= MANY_BYTES  # else starting workers takes longer than the work
-    chunks = chunked(lock.objects, lambda one: _assumed_bytes(one, params))
-    return map_chunks(inspector.inspect_all, chunks, workers=settings.thread_count() if many else 1)
+def _policy(params: IngestParams) -> str:
+    """What a verdict depends on besides the bytes."""
+    code = [Path(str(module.__file__)) for module in (decoding, inspection, phash)]
+    limits = params.model_dump(include={"max_pixels", "max_bytes", "min_side", "max_aspect", "max_seconds"})
+    return policy_of(code, {**limits, "pillow": PIL.__version__})
 
 
-def _assumed_bytes(one: SourceObject, params: IngestParams) -> int:
-    return ASSUMED_BYTES if one.size is None else min(one.size, params.max_bytes)
+def _store(found: Inspection, inspector: Inspector, shards: ShardWriter) -> None:
+    extension = EXTENSIONS[found.verdict.format or ""]
+    if found.data is not None:
+        shards.write(found.id, extension, found.data)
+        return
+    assert found.place is not None
+    wanted = Wanted(found.source, found.id, found.place)
+    shards.reuse(found.id, extension, found.place.nbytes, lambda: inspector.read(wanted) or b"")
+
+
+@dataclass
+class _Stretch:
+    """Some objects of a lock in a row."""
+
+    objects: list[SourceObject]
+    known: dict[int, Inspection] = field(default_factory=dict)
+    """By place, those that an earlier run has inspected."""
+    wanted: list[Wanted] = field(default_factory=list)
+    """The others."""
+
+    def merged(self, fresh: Iterable[Inspection]) -> Iterator[Inspection]:
+        others = iter(fresh)
+        for place in range(len(self.objects)):
+            yield self.known[place] if place in self.known else next(others)
+
+
+class _Inspected:
+    """What becomes of the objects of a lock, in its order."""
+
+    def __init__(
+        self, lock: SourceLock, inspector: Inspector, cache: IngestCache, max_seconds: float, workers: int
+    ) -> None:
+        self.read = 0
+        """How many have been inspected now."""
+        self._lock = lock
+        self._inspector = inspector
+        self._cache = cache
+        self._workers = workers
+        memory = WORKER_BYTES + 2 * inspector.max_bytes + BYTES_OF_PIXEL * inspector.max_pixels
+        self._bounds = Bounds(max_seconds, memory)
+        here = Path(__file__).parent
+        self._key = partial(inspector.key, code=policy_of(here.rglob("*.py"), {"pillow": PIL.__version__}))
+
+    def __iter__(self) -> Generator[Inspection, None, None]:
+        stretches, ahead = tee(self._stretches())
+        chunks = (stretch.wanted for stretch in ahead)
+        with closing(
+            map_chunks(
+                self._inspector.inspect_all,
+                chunks,
+                workers=self._workers,
+                bounds=self._bounds,
+                refuse=self._inspector.refuse,
+            )
+        ) as results:
+            for fresh, stretch in zip(results, stretches, strict=True):
+                self.read += len(fresh)
+                for found in fresh:
+                    if (key := self._key(found.source)) is not None:
+                        self._cache.remember(key, found.id, found.verdict)
+                yield from stretch.merged(fresh)
+
+    def _stretches(self) -> Iterator[_Stretch]:
+        objects = iter(self._lock.objects)
+        while some := list(islice(objects, STRETCH)):
+            keys = [self._key(one) for one in some]
+            findings = self._cache.recall([key for key in keys if key is not None])
+            stretch, nbytes = _Stretch([]), 0
+            for one, key in zip(some, keys, strict=True):
+                found = self._known(one, findings.get(key or ""))
+                size = self._assumed_bytes(one) if isinstance(found, Wanted) else 0
+                if stretch.wanted and size and (len(stretch.wanted) == CHUNK_ITEMS or nbytes + size > CHUNK_BYTES):
+                    yield stretch
+                    stretch, nbytes = _Stretch([]), 0
+                if isinstance(found, Wanted):
+                    stretch.wanted.append(found)
+                else:
+                    stretch.known[len(stretch.objects)] = found
+                stretch.objects.append(one)
+                nbytes += size
+            yield stretch
+
+    def _known(self, one: SourceObject, finding: Finding | None) -> Inspection | Wanted:
+        if finding is None:
+            return Wanted(one)
+        if finding.verdict is None:
+            return Wanted(one, finding.id, finding.place)
+        return Inspection(one, self._inspector.annotation(one), finding.id, finding.verdict, place=finding.place)
+
+    def _assumed_bytes(self, one: SourceObject) -> int:
+        return ASSUMED_BYTES if one.size is None else max(1, min(one.size, self._inspector.max_bytes))
 
 
 def _metrics(manifest: Manifest, shards: ShardWriter) -> dict[str, float]:

@@ -4,19 +4,31 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from components.data.decoding import DecodingError, decode
+from components.data.ingest_cache import KeptShards, Place, Verdict
 from components.data.lock import Role, SourceObject
 from components.data.phash import phash
 from components.data.sources import REMOTE, Annotation, Source, object_uri
-from components.errors import UserError
+from components.data.worker_process import NOTHING, Began
 
 TOO_MANY_BYTES = "too-many-bytes"
-SHA256 = "sha256:"
+TOO_MUCH_MEMORY = "too-much-memory"
+SHA256, ETAG = "sha256:", "etag:"
 DECODED_SIDE = 64
 """Pixels of the shorter side that scaled decoding keeps: the whole file is read through, only pixels are saved."""
 FETCHES = 8
 """Objects of a chunk that are fetched over the network at a time."""
+
+
+class Wanted(NamedTuple):
+    """An object to inspect."""
+
+    source: SourceObject
+    id: str | None = None
+    """SHA-256 of its bytes, where they are among the kept shards."""
+    place: Place | None = None
 
 
 @dataclass(frozen=True)
@@ -27,19 +39,16 @@ class Inspection:
     annotation: Annotation
     id: str
     """SHA-256 of the bytes, hexadecimal."""
-    data: bytes | None
-    """The bytes of an image that decodes; None if quarantined."""
-    format: str | None = None
-    width: int | None = None
-    height: int | None = None
-    phash: int | None = None
-    reason: str | None = None
-    """Why it is quarantined; None for an image that decodes."""
+    verdict: Verdict
+    data: bytes | None = None
+    """The bytes of an image that decodes; None if it is quarantined, or its bytes are kept."""
+    place: Place | None = None
+    """Where the bytes of an image are kept that was not inspected again."""
 
     @property
-    def status(self) -> str:
-        """`ok` or `quarantined`."""
-        return "ok" if self.reason is None else "quarantined"
+    def ok(self) -> bool:
+        """Whether it decodes; else it is quarantined."""
+        return self.verdict.reason is None
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,7 @@ class Inspector:
         max_bytes: size of a file above which it is quarantined without being read.
         min_side: shorter side below which an image is quarantined, pixels.
         max_aspect: longer side over shorter side above which an image is quarantined.
+        kept: shards of earlier runs.
     """
 
     sources: Mapping[Role, Source]
@@ -59,34 +69,75 @@ class Inspector:
     max_bytes: int
     min_side: int
     max_aspect: float
+    kept: KeptShards
 
-    def inspect_all(self, objects: Sequence[SourceObject]) -> list[Inspection]:
+    def inspect_all(self, wanted: Sequence[Wanted], began: Began) -> list[Inspection]:
         """Inspects objects in order; all their bytes are in memory at once.
 
+        Args:
+            wanted: the objects.
+            began: told which of them is decoded, see `worker_process`.
+
         Raises:
-            UserError: if an object is gone or is not what the lock says, or if memory runs out.
+            UserError: if an object is gone or is not what the lock says.
         """
-        return [self._inspect(one, data) for one, data in zip(objects, self._read_all(objects), strict=True)]
+        found = []
+        for place, (one, data) in enumerate(zip(wanted, self._read_all(wanted), strict=True)):
+            began(place)
+            found.append(self._inspect(one.source, data))
+            began(NOTHING)
+        return found
 
-    def _read_all(self, objects: Sequence[SourceObject]) -> Iterator[bytes | None]:
-        if any(isinstance(self.sources[one.role], REMOTE) for one in objects):
-            with ThreadPoolExecutor(FETCHES) as pool:
-                yield from pool.map(self._read, objects)
-        else:
-            yield from map(self._read, objects)
+    def read(self, one: Wanted) -> bytes | None:
+        """The bytes of an object: from the kept shards, else from its source; None if they are too many.
 
-    def _read(self, one: SourceObject) -> bytes | None:
+        Raises:
+            UserError: if the object is gone or is not what the lock says.
+        """
+        if one.id is not None and one.place is not None:
+            data = self.kept.read(one.id, one.place)
+            if data is not None:
+                return data
+        source = one.source
+        if source.size is not None and source.size > self.max_bytes:
+            return None
+        return self.sources[source.role].read(source.name, source.digest)
+
+    def refuse(self, one: Wanted, reason: str) -> Inspection:
+        """The quarantine of an object that is better not decoded again; its bytes are read once more, for the id.
+
+        Raises:
+            UserError: if the object is gone or is not what the lock says.
+        """
+        return self._quarantined(one.source, self.read(one), reason)
+
+    def key(self, one: SourceObject, code: str) -> str | None:
+        """What an object is remembered by, None if it is not.
+
+        A SHA-256 says what the bytes are. An ETag says it of an object of a bucket. What another digest says (of a
+        recipe, whose files are made when they are read) also depends on the code.
+
+        Args:
+            one: of the lock.
+            code: identifies the code.
+        """
         if one.size is not None and one.size > self.max_bytes:
             return None
-        return self.sources[one.role].read(one.name, one.digest)
+        if one.digest.startswith(SHA256):
+            return one.digest
+        uri = object_uri(self.sources[one.role].uri, one.name)
+        return f"{uri} {one.digest}" + ("" if one.digest.startswith(ETAG) else f" {code}")
+
+    def _read_all(self, wanted: Sequence[Wanted]) -> Iterator[bytes | None]:
+        if any(isinstance(self.sources[one.source.role], REMOTE) for one in wanted):
+            with ThreadPoolExecutor(FETCHES) as pool:
+                yield from pool.map(self.read, wanted)
+        else:
+            yield from map(self.read, wanted)
 
     def _inspect(self, one: SourceObject, data: bytes | None) -> Inspection:
-        annotation = one.annotation or self.sources[one.role].annotation(one.name)
-        if data is None:
-            return Inspection(one, annotation, _id_unread(one), None, reason=TOO_MANY_BYTES)
-        image_id = _id_read(one, data)
-        if len(data) > self.max_bytes:
-            return Inspection(one, annotation, image_id, None, reason=TOO_MANY_BYTES)
+        if data is None or len(data) > self.max_bytes:
+            return self._quarantined(one, data, TOO_MANY_BYTES)
         try:
             decoded = decode(
                 data,
@@ -96,21 +147,19 @@ class Inspector:
                 max_aspect=self.max_aspect,
             )
         except DecodingError as error:
-            return Inspection(one, annotation, image_id, None, reason=error.reason)
-        except MemoryError:  # of the machine, not of the image: a quarantine would outlive it
-            where = object_uri(self.sources[one.role].uri, one.name)
-            remedy = "set SELFSIGHT_THREADS lower for fewer workers, lower ingest.max_pixels, or exclude it"
-            raise UserError(f"{where}: memory ran out while decoding it", remedy=remedy) from None
-        return Inspection(
-            source=one,
-            annotation=annotation,
-            id=image_id,
-            data=data,
-            format=decoded.format,
-            width=decoded.width,
-            height=decoded.height,
-            phash=phash(decoded.image),
-        )
+            return self._quarantined(one, data, error.reason)
+        except MemoryError:
+            return self._quarantined(one, data, TOO_MUCH_MEMORY)
+        verdict = Verdict(decoded.format, decoded.width, decoded.height, phash(decoded.image), None)
+        return Inspection(one, self.annotation(one), _id_read(one, data), verdict, data)
+
+    def annotation(self, one: SourceObject) -> Annotation:
+        """What the source knows about an object."""
+        return one.annotation or self.sources[one.role].annotation(one.name)
+
+    def _quarantined(self, one: SourceObject, data: bytes | None, reason: str) -> Inspection:
+        image_id = _id_unread(one) if data is None else _id_read(one, data)
+        return Inspection(one, self.annotation(one), image_id, Verdict(None, None, None, None, reason))
 
 
 def _id_read(one: SourceObject, data: bytes) -> str:

@@ -22,6 +22,9 @@ from components.errors import UserError
 
 CACHE_BYTES = 2 * 1024**3
 PREFETCHED = 2
+"""Batches that are made ahead."""
+ANNOUNCED = 2
+"""Batches whose bytes are asked for before the one that is made."""
 
 
 class Reader(Protocol):
@@ -29,6 +32,10 @@ class Reader(Protocol):
 
     def read(self, image_id: str) -> bytes:
         """The file's bytes."""
+        ...
+
+    def prefetch(self, image_ids: Sequence[str]) -> None:
+        """Says which images are read soon; returns at once."""
         ...
 
 
@@ -101,10 +108,8 @@ class CropLoader:
             micro: which part.
             micros: number of parts.
         """
-        count = self._share // micros
-        first = self._first + micro * count
-        start = step * self._global_batch + first
-        seen = visits(self._seed, len(self._ids), start, start + count)
+        first, seen = self._part(step, micro, micros)
+        count = len(seen)
         masks = draw_masks(self._masks, seed=self._seed, step=step, crops=2 * self._global_batch, grid=self._grid).view(
             2, self._global_batch, -1
         )
@@ -151,6 +156,13 @@ class CropLoader:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
 
+    def _part(self, step: int, micro: int, micros: int) -> tuple[int, list[Visit]]:
+        """Place of the first image of a part in its global batch, and its images."""
+        count = self._share // micros
+        first = self._first + micro * count
+        start = step * self._global_batch + first
+        return first, visits(self._seed, len(self._ids), start, start + count)
+
     def _make_ahead(
         self,
         wanted: list[tuple[int, int]],
@@ -159,12 +171,19 @@ class CropLoader:
         stopping: threading.Event,
     ) -> None:
         try:
-            for step, micro in wanted:
+            for place, (step, micro) in enumerate(wanted):
                 if stopping.is_set():
                     return
+                for later in wanted[place + 1 if place == 0 else place + ANNOUNCED : place + ANNOUNCED + 1]:
+                    self._announce(*later, micros)
                 ready.put(self.batch(step, micro=micro, micros=micros))
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)
+
+    def _announce(self, step: int, micro: int, micros: int) -> None:
+        _, seen = self._part(step, micro, micros)
+        ids = [self._ids[visit.place] for visit in seen]
+        self._reader.prefetch([one for one in ids if one not in self._cache])
 
     def _crops(self, seen: list[Visit]) -> list[torch.Tensor]:
         ids = [self._ids[visit.place] for visit in seen]

@@ -46,9 +46,8 @@ class ManifestBuilder:
         if key in self._seen:
             return False
         self._seen.add(key)
-        self._images.append(
-            (found.id, found.format, found.width, found.height, found.phash, found.status, found.reason)
-        )
+        *found_out, reason = found.verdict
+        self._images.append((found.id, *found_out, "ok" if found.ok else "quarantined", reason))
         return True
 
     def build(self, locations: pa.Table, truth: Mapping[Role, pa.Table], *, fraction: float, seed: int) -> Manifest:

@@ -1,10 +1,10 @@
 """Images in plain tars (WebDataset convention: `<id>.<extension>`), read at random through an index."""
 
+import hashlib
 import mmap
-import tarfile
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,88 +13,58 @@ from components.errors import UserError
 
 SHARD_LIMIT = 1 << 30
 """Bytes: no shard is larger, so that one can be moved, cached and hashed at a time."""
-_END = bytes(2 * tarfile.BLOCKSIZE)
 _ID_TYPE = "S64"
 
 LOCATIONS = pa.schema([("id", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("nbytes", pa.int64())])
 """Columns of the index; `offset` is where the bytes of the image start in the shard."""
 
 
-class ShardWriter:
-    """Appends images to `shard-000000.tar`, `shard-000001.tar`, … in the order in which they come.
+class Extent(NamedTuple):
+    """Where the bytes of an image are."""
 
-    The bytes of a shard depend on nothing but the images in it, and a shard once full is not touched again.
+    shard: str
+    offset: int
+    nbytes: int
+
+
+class ShardIndex:
+    """Extents by id, in some twenty bytes an image beside the id.
 
     Args:
-        folder: an existing folder.
-        max_bytes: size at which the next shard begins, bytes.
+        locations: id, shard, offset, nbytes, as in the manifest.
     """
 
-    def __init__(self, folder: Path, max_bytes: int = SHARD_LIMIT) -> None:
-        self.folder = folder
-        self.max_bytes = min(max_bytes, SHARD_LIMIT)
-        self.shards = 0
-        self.nbytes = 0
-        self._file: BinaryIO | None = None
-        self._position = 0
-        self._rows: dict[str, list[Any]] = {name: [] for name in LOCATIONS.names}
+    def __init__(self, locations: pa.Table) -> None:
+        ids = np.array(locations["id"].to_pylist(), dtype=_ID_TYPE)
+        order = np.argsort(ids, kind="stable")
+        shards = locations["shard"].combine_chunks().dictionary_encode()
+        self._names: list[str] = shards.dictionary.to_pylist()
+        self._ids = ids[order]
+        self._shard = shards.indices.to_numpy()[order]
+        self._offset = locations["offset"].to_numpy()[order]
+        self._nbytes = locations["nbytes"].to_numpy()[order]
 
-    def write(self, image_id: str, extension: str, data: bytes) -> None:
-        """Appends one image.
+    def __len__(self) -> int:
+        return len(self._ids)
 
-        Args:
-            image_id: SHA-256 of the bytes, hexadecimal.
-            extension: of the member's name, without the dot.
-            data: the bytes.
+    def __contains__(self, image_id: str) -> bool:
+        return self._row(image_id) is not None
+
+    def place(self, image_id: str) -> Extent:
+        """Where an image is.
 
         Raises:
-            ValueError: if the image alone is larger than a shard may be.
+            KeyError: if no shard holds it.
         """
-        header = tarfile.TarInfo(f"{image_id}.{extension}")
-        header.size = len(data)
-        padding = -len(data) % tarfile.BLOCKSIZE
-        needed = tarfile.BLOCKSIZE + len(data) + padding
-        if needed + len(_END) > self.max_bytes:
-            raise ValueError(f"image {image_id} of {len(data)} bytes does not fit a shard of {self.max_bytes}")
-        if self._file is None or self._position + needed + len(_END) > self.max_bytes:
-            self._next()
-        assert self._file is not None
-        self._file.write(header.tobuf(tarfile.USTAR_FORMAT))
-        self._file.write(data)
-        self._file.write(bytes(padding))
-        row = (image_id, f"shard-{self.shards - 1:06d}.tar", self._position + tarfile.BLOCKSIZE, len(data))
-        for column, value in zip(self._rows.values(), row, strict=True):
-            column.append(value)
-        self._position += needed
-        self.nbytes += len(data)
+        row = self._row(image_id)
+        if row is None:
+            raise KeyError(image_id)
+        return Extent(self._names[self._shard[row]], int(self._offset[row]), int(self._nbytes[row]))
 
-    def locations(self) -> pa.Table:
-        """The index of everything written, sorted by id: id, shard, offset, nbytes."""
-        return pa.table(self._rows, schema=LOCATIONS).sort_by("id")
-
-    def close(self) -> None:
-        """Ends the last shard."""
-        if self._file is not None:
-            self._file.write(_END)
-            self._file.close()
-            self._file = None
-
-    def _next(self) -> None:
-        self.close()
-        self._file = (self.folder / f"shard-{self.shards:06d}.tar").open("xb")
-        self._position = 0
-        self.shards += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is None:
-            self.close()
-        elif self._file is not None:
-            self._file.close()
+    def _row(self, image_id: str) -> int | None:
+        key = np.bytes_(image_id.encode())
+        row = int(np.searchsorted(self._ids, key))
+        return row if row < len(self._ids) and self._ids[row] == key else None
 
 
 class ShardReader:
@@ -105,41 +75,49 @@ class ShardReader:
     Args:
         folder: the folder of shards.
         locations: id, shard, offset, nbytes, as in the manifest.
+        verify: compare the SHA-256 of whatever is read with its id.
     """
 
-    def __init__(self, folder: Path, locations: pa.Table) -> None:
+    def __init__(self, folder: Path, locations: pa.Table, *, verify: bool = False) -> None:
         self.folder = folder
-        ids = np.array(locations["id"].to_pylist(), dtype=_ID_TYPE)
-        order = np.argsort(ids, kind="stable")
-        shards = locations["shard"].combine_chunks().dictionary_encode()
-        self._names: list[str] = shards.dictionary.to_pylist()
-        self._ids = ids[order]
-        self._shard = shards.indices.to_numpy()[order]
-        self._offset = locations["offset"].to_numpy()[order]
-        self._nbytes = locations["nbytes"].to_numpy()[order]
-        self._maps: dict[int, mmap.mmap] = {}
+        self._verify = verify
+        self._index = ShardIndex(locations)
+        self._maps: dict[str, mmap.mmap] = {}
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self._index)
 
     def __contains__(self, image_id: object) -> bool:
-        return isinstance(image_id, str) and self._row(image_id) is not None
+        return isinstance(image_id, str) and image_id in self._index
 
     def read(self, image_id: str) -> bytes:
         """Returns the bytes of an image.
 
         Raises:
             KeyError: if no shard holds it.
-            UserError: if its shard is missing or cut short.
+            UserError: if its shard is missing or cut short, or its bytes are others than those of the id.
         """
-        row = self._row(image_id)
-        if row is None:
-            raise KeyError(image_id)
-        shard, start, nbytes = int(self._shard[row]), int(self._offset[row]), int(self._nbytes[row])
+        shard, start, nbytes = self._index.place(image_id)
         data = self._map(shard)[start : start + nbytes]
         if len(data) != nbytes:
-            raise UserError(f"{self.folder / self._names[shard]}: shorter than the manifest says", remedy=_REMEDY)
+            raise UserError(f"{self.folder / shard}: shorter than the manifest says", remedy=_REMEDY)
+        if self._verify and hashlib.sha256(data).hexdigest() != image_id:
+            raise UserError(f"{self.folder / shard}: image {image_id} is damaged", remedy=_REMEDY)
         return data
+
+    def prefetch(self, image_ids: Sequence[str]) -> None:
+        """Tells the system which images are read soon; returns at once.
+
+        Raises:
+            KeyError: if no shard holds one of them.
+            UserError: if a shard is missing.
+        """
+        for image_id in image_ids:
+            shard, start, nbytes = self._index.place(image_id)
+            page = start - start % mmap.PAGESIZE
+            mapped = self._map(shard)
+            if page < len(mapped):
+                mapped.madvise(mmap.MADV_WILLNEED, page, min(start + nbytes, len(mapped)) - page)
 
     def nbytes(self, image_id: str) -> int:
         """Size of an image in bytes, without reading it.
@@ -147,10 +125,7 @@ class ShardReader:
         Raises:
             KeyError: if no shard holds it.
         """
-        row = self._row(image_id)
-        if row is None:
-            raise KeyError(image_id)
-        return int(self._nbytes[row])
+        return self._index.place(image_id).nbytes
 
     def close(self) -> None:
         """Unmaps the shards; reading again maps them again."""
@@ -158,14 +133,9 @@ class ShardReader:
             mapped.close()
         self._maps = {}
 
-    def _row(self, image_id: str) -> int | None:
-        key = np.bytes_(image_id.encode())
-        row = int(np.searchsorted(self._ids, key))
-        return row if row < len(self._ids) and self._ids[row] == key else None
-
-    def _map(self, shard: int) -> mmap.mmap:
+    def _map(self, shard: str) -> mmap.mmap:
         if shard not in self._maps:
-            path = self.folder / self._names[shard]
+            path = self.folder / shard
             try:
                 with path.open("rb") as file:
                     self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -1,96 +1,168 @@
-"""Work on many objects in several processes, in order and in bounded memory."""
+"""Work on many objects in several processes that may die of one: in order, in bounded memory, none lost."""
 
-import multiprocessing
-import os
-import threading
-import time
-import warnings
+import signal
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
+from components.data.worker_process import NOTHING, Bounds, Work, serve
 from components.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
+Refuse = Callable[[T, str], R]
+"""Makes the result of an item that its worker died of, from the item and the reason."""
+
+TOO_SLOW = "too-slow"
+CRASHED = "decoder-crashed"
+_PRELOADED = ("jaxtyping", "numpy", "PIL.Image", "pyarrow.parquet", "pydantic_settings", "sqlite3")
 CHUNKS_AHEAD = 2
 """Chunks in flight for each worker."""
-_WATCH_SECONDS = 0.5
-
-
-def chunked(
-    items: Iterable[T], size: Callable[[T], int], *, max_items: int = 64, max_size: int = 16 << 20
-) -> Iterator[list[T]]:
-    """Cuts items into chunks of bounded number and size; an item that is larger alone makes a chunk of its own."""
-    chunk: list[T] = []
-    total = 0
-    for item in items:
-        nbytes = size(item)
-        if chunk and (len(chunk) == max_items or total + nbytes > max_size):
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(item)
-        total += nbytes
-    if chunk:
-        yield chunk
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
+_REASONS: dict[int, str] = {signal.SIGPROF: TOO_SLOW, **dict.fromkeys(_CRASHES, CRASHED)}
 
 
 def map_chunks(
-    work: Callable[[Sequence[T]], Sequence[R]], chunks: Iterable[Sequence[T]], *, workers: int
-) -> Generator[R, None, None]:
-    """Yields the results of `work` over chunks, in the order of the chunks, whatever the number of workers.
+    work: Work, chunks: Iterable[Sequence[T]], *, workers: int, bounds: Bounds, refuse: Refuse[T, R]
+) -> Generator[list[R], None, None]:
+    """Yields the results of each chunk, in the order of the chunks, whatever the number of workers.
 
-    At most `2 · workers + 1` chunks are in memory.
+    At most `2 · workers + 1` chunks are in memory. Workers are started when there is something for them. An item that
+    takes too long, or crashes its worker, is refused; the others of its chunk are worked on again.
 
     Args:
-        work: picklable function of a chunk; sent to each worker once.
+        work: picklable function of a chunk; sent to each worker once. It calls `began` around what may go wrong.
         chunks: the input.
-        workers: processes; 1 works in this one.
+        workers: processes at most.
+        bounds: what an item may take.
+        refuse: makes the result of an item that its worker died of, in this process.
 
     Raises:
         UserError: if the system killed a worker, and whatever `work` raises.
     """
-    if workers <= 1:
-        for chunk in chunks:
-            yield from work(chunk)
-        return
-    # not fork: the stage has threads of its own, and a forked lock may stay locked
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(work, os.getpid()))
-    pending: deque[Future[Sequence[R]]] = deque()
+    pool = _Pool(work, max(workers, 1), bounds, refuse)
+    tasks: deque[_Task] = deque()
     try:
         for chunk in chunks:
-            pending.append(pool.submit(_run, chunk))
-            if len(pending) > CHUNKS_AHEAD * workers:
-                yield from pending.popleft().result()
-        while pending:
-            yield from pending.popleft().result()
-    except BrokenProcessPool:
-        remedy = "most likely memory ran out: lower ingest.max_pixels, or SELFSIGHT_THREADS for fewer workers"
-        raise UserError("a worker process was killed", remedy=remedy) from None
+            tasks.append(pool.add(chunk))
+            while len(tasks) > CHUNKS_AHEAD * pool.size:
+                yield pool.finished(tasks.popleft())
+        while tasks:
+            yield pool.finished(tasks.popleft())
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()
 
 
-_work: Callable[[Sequence[Any]], Sequence[Any]] | None = None
+@dataclass
+class _Task:
+    items: Sequence[Any]
+    results: list[Any]
+    todo: list[int] = field(default_factory=list)
+    """Places of the items without a result."""
 
 
-def _start(work: Callable[[Sequence[Any]], Sequence[Any]], parent: int) -> None:
-    global _work
-    _work = work
-    warnings.simplefilter("ignore")  # decoders warn about every odd file; what counts is the reason they return
-    threading.Thread(target=_follow, args=(parent,), daemon=True).start()
+class _Worker:
+    def __init__(self, context: ForkServerContext, work: Work, bounds: Bounds) -> None:
+        self.task: _Task | None = None
+        self.at = context.RawValue("q", NOTHING)
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, self.at, work, bounds), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def begin(self, task: _Task) -> None:
+        self.task = task
+        self.at.value = NOTHING
+        self.connection.send([task.items[place] for place in task.todo])
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.process.close()
+        self.connection.close()
 
 
-def _run(chunk: Sequence[Any]) -> Sequence[Any]:
-    assert _work is not None
-    return _work(chunk)
+class _Pool:
+    def __init__(self, work: Work, size: int, bounds: Bounds, refuse: Refuse[Any, Any]) -> None:
+        self.size = size
+        self._work = work
+        self._bounds = bounds
+        self._refuse = refuse
+        self._context = _context()
+        self._workers: list[_Worker] = []
+        self._waiting: deque[_Task] = deque()
+
+    def add(self, items: Sequence[Any]) -> _Task:
+        task = _Task(items, [None] * len(items), list(range(len(items))))
+        if items:
+            self._waiting.append(task)
+            self._assign()
+        return task
+
+    def finished(self, task: _Task) -> list[Any]:
+        """Waits for the results of a task."""
+        while task.todo:
+            busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
+            for connection in wait(list(busy)):
+                self._take(busy[connection])  # type: ignore[index]
+            self._assign()
+        return task.results
+
+    def close(self) -> None:
+        while self._workers:
+            self._workers.pop().close()
+
+    def _assign(self) -> None:
+        while self._waiting:
+            worker = next((one for one in self._workers if one.task is None), None)
+            if worker is None:
+                if len(self._workers) == self.size:
+                    return
+                worker = _Worker(self._context, self._work, self._bounds)
+                self._workers.append(worker)
+            worker.begin(self._waiting.popleft())
+
+    def _take(self, worker: _Worker) -> None:
+        """Takes the answer of a worker, or finds out what it died of."""
+        task, worker.task = worker.task, None
+        assert task is not None
+        try:
+            results, error = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._bury(worker, task)
+            return
+        if error is not None:
+            raise error
+        for place, result in zip(task.todo, results, strict=True):
+            task.results[place] = result
+        task.todo = []
+
+    def _bury(self, worker: _Worker, task: _Task) -> None:
+        worker.process.join()
+        code, at = worker.process.exitcode, worker.at.value
+        self._workers.remove(worker)
+        worker.close()
+        reason = _REASONS.get(-code) if code is not None else None
+        if reason is None or at == NOTHING:
+            remedy = "most likely memory ran out: lower ingest.max_pixels, or SELFSIGHT_THREADS for fewer workers"
+            raise UserError(f"a worker process was killed (exit code {code})", remedy=remedy)
+        place = task.todo.pop(at)
+        task.results[place] = self._refuse(task.items[place], reason)
+        if task.todo:
+            self._waiting.appendleft(task)
 
 
-def _follow(parent: int) -> None:
-    """Ends this worker when the stage is gone, however it ended: the pool alone would leave it waiting."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    os._exit(1)
+@cache
+def _context() -> ForkServerContext:
+    """Workers are forked from a process without threads that has imported what takes long to import.
+
+    It imports nothing of this project: where a module of that name is found depends on the folder it is started in.
+    """
+    context = get_context("forkserver")
+    context.set_forkserver_preload(list(_PRELOADED))
+    return context

@@ -21,7 +21,7 @@ from components.curation.funnel import funnel, funnel_metrics, funnel_table
 from components.curation.page.charts import funnel_picture
 from components.curation.page.page import Story, render, training_vectors
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
 from components.stages import paths
 from components.stages.publish import publish
@@ -53,7 +53,7 @@ def run(params: AuditParams, context: StageContext) -> dict[str, float]:
             ("curated set", report(curated)),
         ),
     )
-    with ShardReader(paths.SHARDS, curation.manifest.locations) as reader:
+    with open_shards(paths.SHARDS, curation.manifest.locations, context.settings) as reader:
         page = render(curation, story, reader, params)
     context.run.log_text(page, "curation/index.html")
     context.run.log_text(funnel_picture(steps), "curation/funnel.svg")

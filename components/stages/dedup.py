@@ -20,9 +20,9 @@ from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_rgb
 from components.data.forgotten import FORGOTTEN, read_forgotten, usable
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
-from components.features.thumbnails import load_thumbnails
+from components.features.thumbnails import Reader, load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
@@ -41,7 +41,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     images = manifest.images.filter(pc.is_in(manifest.images["id"], value_set=pa.array(ids, pa.string())))
     pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
     search = Search(params.exact_up_to, params.probes, context.settings.torch_device())
-    with ShardReader(paths.SHARDS, manifest.locations) as reader:
+    with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader:
         found = _compare(params, reader, ids, vectors, images["phash"].to_numpy(), sets.evaluation, search)
         components, accepted = copy_components(found.copies, params.threshold, sets.threshold)
         groups = choose(
@@ -90,7 +90,7 @@ class _Compared(NamedTuple):
 
 def _compare(
     params: DedupParams,
-    reader: ShardReader,
+    reader: Reader,
     ids: list[str],
     vectors: Float[np.ndarray, "n dim"],
     hashes: UInt64[np.ndarray, " n"],
@@ -134,7 +134,7 @@ def _counts(groups: pa.Table) -> dict[str, float]:
 
 
 def _log_pictures(
-    groups: pa.Table, pairs: pa.Table, evaluation: set[str], reader: ShardReader, context: StageContext
+    groups: pa.Table, pairs: pa.Table, evaluation: set[str], reader: Reader, context: StageContext
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
         duplicates, leaks = Path(folder) / "duplicates.png", Path(folder) / "leaks.png"

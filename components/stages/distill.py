@@ -12,7 +12,7 @@ HISTORY = paths.PLOTS / "distill.csv"
 
 def training(params: DistillParams, settings: Settings) -> Training:
     """The training run that the parameters and the curated images ask for."""
-    inputs = TrainingInputs(paths.MANIFEST, paths.SHARDS, paths.CURATED, paths.TEACHER)
+    inputs = TrainingInputs(paths.LOCATIONS, paths.SHARDS, paths.CURATED, paths.TEACHER)
     return Training("distill", params, inputs, settings)
 
 

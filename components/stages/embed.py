@@ -5,7 +5,7 @@ import pyarrow as pa
 
 from components.curation.embedding import EmbedParams, Resources, embed, read_embedder_lock
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import write_table
 from components.stages import paths
 from components.stages.publish import publish
@@ -18,7 +18,7 @@ def run(params: EmbedParams, context: StageContext) -> dict[str, float]:
     lock = read_embedder_lock(paths.EMBEDDER_LOCK)
     ids = manifest.ids()
     context.run.set_tags({"embedder": lock.uri, "embedder.version": lock.version})
-    with ShardReader(paths.SHARDS, manifest.locations) as reader:
+    with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader:
         vectors = embed(lock, reader, ids, params, resources=_resources(context), locations=manifest.locations)
     with publish(paths.EMBEDDINGS) as folder:
         folder.mkdir(parents=True)

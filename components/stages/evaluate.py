@@ -1,7 +1,7 @@
 """Frozen features of teacher, student, untrained backbone and raw pixels on one split."""
 
 from components.data.forgotten import load_usable
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import read_table
 from components.evaluation.evaluate import evaluate
 from components.evaluation.report import EvaluateParams
@@ -16,7 +16,7 @@ def run(params: EvaluateParams, context: StageContext) -> dict[str, float]:
     manifest = load_usable(paths.MANIFEST, paths.DEDUP)
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
     models = {"teacher": load_backbone(paths.TEACHER), "student": load_backbone(paths.STUDENT)}
-    with ShardReader(paths.SHARDS, manifest.locations) as reader, publish(paths.EVALUATION) as folder:
+    with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader, publish(paths.EVALUATION) as folder:
         folder.mkdir(parents=True)
         metrics = evaluate(models, manifest, kept, reader, params, folder, device=context.settings.torch_device())
     context.run.log_artifact(paths.EVALUATION)

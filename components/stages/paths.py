@@ -11,6 +11,7 @@ FORGOTTEN_LOCK = Path("data/forgotten.lock")
 FORGOTTEN_LOG = Path("data/forgotten.log")
 
 MANIFEST = Path("data/manifest")
+LOCATIONS = MANIFEST / "locations.parquet"
 SHARDS = Path("data/shards")
 VALIDATION = Path("data/validation")
 EMBEDDINGS = Path("data/embeddings")

@@ -15,7 +15,7 @@ def training(params: PretrainParams, settings: Settings) -> Training:
     """The training run that the parameters and the curated images ask for."""
     initial = read_initial_lock(paths.INITIAL_LOCK)
     check_asked_for(initial, params.initial)
-    inputs = TrainingInputs(paths.MANIFEST, paths.SHARDS, paths.CURATED, initial=initial)
+    inputs = TrainingInputs(paths.LOCATIONS, paths.SHARDS, paths.CURATED, initial=initial)
     return Training("pretrain", params, inputs, settings)
 
 

@@ -22,7 +22,7 @@ class Job:
     Attributes:
         name: `pretrain` or `distill`.
         params: the section of params.yaml, plain values.
-        manifest: folder of the manifest.
+        locations: table of the manifest that says where in the shards an image is.
         shards: folder of the shards.
         curated: folder with `ids.parquet`, the images to train on.
         teacher: folder of the teacher to distil from.
@@ -49,7 +49,7 @@ class Job:
 
     name: str
     params: dict[str, Any]
-    manifest: Path
+    locations: Path
     shards: Path
     curated: Path
     teacher: Path | None

@@ -51,14 +51,14 @@ class TrainingInputs:
     """What a training stage depends on.
 
     Attributes:
-        manifest: folder of the manifest.
+        locations: table of the manifest that says where in the shards an image is.
         shards: folder of the shards.
         curated: folder with `ids.parquet`.
         teacher: folder of the teacher's artifact, for distillation.
         initial: the backbone that pretraining begins with; None: weights are drawn from the seed.
     """
 
-    manifest: Path
+    locations: Path
     shards: Path
     curated: Path
     teacher: Path | None = None
@@ -173,7 +173,7 @@ class Training:
         return Job(
             name=self._name,
             params=self._params.model_dump(mode="json", exclude_unset=True),
-            manifest=self._inputs.manifest,
+            locations=self._inputs.locations,
             shards=self._inputs.shards,
             curated=self._inputs.curated,
             teacher=self._inputs.teacher,

@@ -14,14 +14,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from components.data.loader import CropLoader, Reader
-from components.data.manifest import Manifest
-from components.data.shards import ShardReader
+from components.data.shard_access import open_shards
 from components.data.tables import read_table
 from components.data.views import ViewParams
 from components.errors import UserError, no_space_is_a_user_error
 from components.models.attention import require_kernel
 from components.objectives import Objective
 from components.parameters import validate
+from components.settings import get_settings
 from components.tracking import Run, attach_run
 from components.tracking.locking import file_lock
 from components.training import distill, pretrain
@@ -144,7 +144,7 @@ def _train(
         name=job.name,
     )
     _announce(job, params, engine, schedules)
-    reader = ShardReader(job.shards, Manifest.load(job.manifest).locations)
+    reader = open_shards(job.shards, read_table(job.locations), get_settings())
     loader = PhasedLoader(phases, partial(crop_loader, reader, ids, params, device=job.device, threads=job.threads))
     try:
         loop.train(loader, standing)
@@ -170,7 +170,7 @@ def crop_loader(
         params: of the run.
         views: the crops.
         device: `cpu` or `cuda`; crops are made in a thread of their own.
-        threads: CPU threads of this process; with a GPU they have nothing to do but decode.
+        threads: that decode where the model is on a GPU; on a CPU the model needs them.
     """
     return CropLoader(
         reader,

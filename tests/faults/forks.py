@@ -23,7 +23,7 @@ def job_in(data: Path, own: Path, params: dict[str, Any]) -> Job:
     return Job(
         name="pretrain",
         params=params,
-        manifest=data / "manifest",
+        locations=data / "manifest" / "locations.parquet",
         shards=data / "shards",
         curated=data / "curated",
         teacher=None,

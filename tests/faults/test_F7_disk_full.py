@@ -1,22 +1,15 @@
 """F7: no room under the checkpoints: what is there stays, and training goes on when there is some."""
 
-import os
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from components.training.checkpoint import CheckpointStore
+from tests.faults.disks import disk, mount
 from tests.faults.training_program import SECONDS, assert_same, finish, prepare, start
 
 SMALL, LARGE = "2m", "64m"
-
-
-def mount(folder: Path, *options: str) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 pytestmark = pytest.mark.slow
@@ -25,12 +18,8 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of its own that a few checkpoints fill."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if os.geteuid() != 0 or shutil.which("mount") is None or not mount(folder, f"size={SMALL}"):
-        pytest.skip("file systems cannot be mounted here")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with disk(tmp_path / "disk", SMALL) as folder:
+        yield folder
 
 
 def test_F7_a_full_disk_under_checkpoints_keeps_the_old_ones_and_the_run_goes_on_with_room(

@@ -22,7 +22,7 @@ def pretrain(folder: Path, name: str, *, stop_after: int | None = None, high: di
     """Trains into FOLDER/NAME, interrupted once after so many steps."""
     params = {**PRETRAIN, "high_resolution": high, "log_every": 1}
     job = Job(
-        name="pretrain", params=params, manifest=folder / "manifest", shards=folder / "shards",
+        name="pretrain", params=params, locations=folder / "manifest" / "locations.parquet", shards=folder / "shards",
         curated=folder / "curated", teacher=None, artifact=folder / name, history=folder / f"{name}.csv",
         checkpoints=folder / f"checkpoints-{name}", lineage={}, code="", device="cpu", processes=1, threads=1,
         restarts=0, collective_seconds=600.0, mirror=None, s3_endpoint=None, run_key=None, stage_pid=0,

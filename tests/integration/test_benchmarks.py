@@ -21,9 +21,12 @@ ROOT = Path(__file__).resolve().parents[2]
         "P4_drop_path",
         "P5_heads",
         "P6_loader",
+        "P6_waiting",
+        "P7_crops",
         "P8_near_pairs",
         "P9_growth",
         "P12_checkpoint",
+        "P13_ingest",
         "converging",
     ],
 )

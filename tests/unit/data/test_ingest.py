@@ -6,15 +6,18 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
 import pyarrow.compute as pc
 import pytest
+from PIL import Image
 
-from components.data import ingest, inspection
+from components.data import ingest
 from components.data.decoding import MAX_PIXELS
 from components.data.ingest import IngestParams, build_manifest
 from components.data.lock import SourceLock
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader, ShardWriter
+from components.data.shard_writer import ShardWriter
+from components.data.shards import ShardReader
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.data.sources.archive import TarSource
 from components.errors import UserError
@@ -70,9 +73,11 @@ def test_folder_tar_and_any_number_of_workers_give_the_same_bytes(
         archive.add(folder, arcname=".")
     of_folder = ingested(folder, out="a")
     of_tar = ingested(tmp_path / "images.tar", out="b")
-    monkeypatch.setattr(ingest, "MANY_OBJECTS", 1)
+    monkeypatch.setattr(ingest, "CHUNK_ITEMS", 2)
+    monkeypatch.setattr(ingest, "STRETCH", 3)
     lock = take_snapshot(SnapshotParams(source=str(folder)), bare_settings)
-    by_workers = Ingested(tmp_path / "c", lock, bare_settings.model_copy(update={"threads": 2}))
+    elsewhere = bare_settings.model_copy(update={"threads": 2, "cache_dir": tmp_path / "another cache"})
+    by_workers = Ingested(tmp_path / "c", lock, elsewhere)
     assert by_workers.files() == of_folder.files()
     without_uris = {name: data for name, data in of_folder.files().items() if "sources" not in name}
     assert without_uris.items() <= of_tar.files().items()
@@ -260,15 +265,16 @@ def test_f7_a_full_disk_is_no_user_error_of_another_kind(
         ingested(folder)
 
 
-def test_an_image_that_runs_out_of_memory_is_named_and_not_quarantined(
+def test_an_image_that_takes_more_memory_than_its_bound_is_quarantined(
     ingested: Callable[..., Ingested], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def exhausted(*_: object, **__: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(inspection, "decode", exhausted)
-    with pytest.raises(UserError, match=r"cat/0\.jpg: memory ran out.*SELFSIGHT_THREADS"):
-        ingested(folder)
+    large = np.random.default_rng(0).integers(0, 256, (2000, 3000, 4), dtype=np.uint8)
+    Image.fromarray(large, "RGBA").save(folder / "large.png", compress_level=0)
+    monkeypatch.setattr(ingest, "BYTES_OF_PIXEL", 0)
+    monkeypatch.setattr(ingest, "WORKER_BYTES", 60 << 20)
+    found = ingested(folder, max_bytes=25 << 20)
+    assert found.metrics["quarantined.too-much-memory"] == 1
+    assert found.metrics["ok"] == 6
 
 
 def test_whatever_ingest_may_let_in_its_readers_decode() -> None:

@@ -22,12 +22,16 @@ class Pictures:
 
     def __init__(self) -> None:
         self.reads = 0
+        self.announced: list[str] = []
 
     def read(self, image_id: str) -> bytes:
         self.reads += 1
         rng = np.random.default_rng(int(image_id[:2], 16))
         size = (24, 24) if image_id < "0a" else (60, 160)
         return png(Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)))
+
+    def prefetch(self, image_ids: list[str]) -> None:
+        self.announced += image_ids
 
 
 def png(image: Image.Image) -> bytes:
@@ -91,13 +95,20 @@ def test_leaving_an_iteration_early_ends_its_thread() -> None:
 
 
 def test_a_failing_reader_is_raised_where_the_batch_is_awaited() -> None:
-    class Broken:
+    class Broken(Pictures):
         def read(self, image_id: str) -> bytes:
             raise OSError("gone")
 
     broken = CropLoader(Broken(), IDS, views=VIEWS, masks=MaskParams(), global_batch=4, seed=0, workers=1, patch_size=4)
     with pytest.raises(OSError, match="gone"):
         next(broken.iterate(0, 3))
+
+
+def test_what_comes_next_is_announced_once_and_in_order_unless_it_is_decoded_already() -> None:
+    pictures = Pictures()
+    arguments = {"views": VIEWS, "masks": MaskParams(), "global_batch": 5, "seed": 0, "workers": 1, "patch_size": 4}
+    seen = [one for batch in CropLoader(pictures, IDS, **arguments).iterate(0, 12, micros=1) for one in batch.ids]  # type: ignore[arg-type]
+    assert pictures.announced == seen[5:20]
 
 
 def test_small_images_are_decoded_once() -> None:
@@ -117,8 +128,9 @@ def test_without_room_in_memory_every_visit_decodes_and_nothing_else_changes() -
 def test_a_large_image_is_shrunk_once_to_what_its_crops_need() -> None:
     """The least local crop has 5 % of the area and 8 pixels a side: 36 pixels are enough, whatever the format."""
 
-    class Large:
+    class Large(Pictures):
         def __init__(self, shrunk: int) -> None:
+            super().__init__()
             self.shrunk = shrunk
 
         def read(self, image_id: str) -> bytes:

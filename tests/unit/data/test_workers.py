@@ -1,44 +1,78 @@
+import ctypes
+import itertools
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
-from components.data.workers import chunked, map_chunks
+from components.data.worker_process import Bounds
+from components.data.workers import map_chunks
 from components.errors import UserError
 
+BOUNDS = Bounds(seconds=1.0, nbytes=64 << 20)
+Began = Callable[[int], None]
 
-def double(chunk: Sequence[int]) -> list[int]:
+
+def double(chunk: Sequence[int], began: Began) -> list[int]:
     time.sleep(0.02 * (7 - chunk[0] % 7) / 7)  # later chunks are often done first
     return [2 * item for item in chunk]
 
 
-def fail_at_five(chunk: Sequence[int]) -> list[int]:
+def fail_at_five(chunk: Sequence[int], began: Began) -> list[int]:
     if 5 in chunk:
         raise UserError("item 5", remedy="leave it out")
     return list(chunk)
 
 
-def die(chunk: Sequence[int]) -> list[int]:
+def die(chunk: Sequence[int], began: Began) -> list[int]:
+    began(0)
     os.kill(os.getpid(), signal.SIGKILL)
     return list(chunk)
 
 
-def test_chunks_are_bounded_in_number_and_size() -> None:
-    chunks = list(chunked([5, 5, 5, 50, 1, 1, 1, 1], lambda size: size, max_items=3, max_size=12))
-    assert chunks == [[5, 5], [5], [50], [1, 1, 1], [1]]
+def hostile(chunk: Sequence[int], began: Began) -> list[int]:
+    """Item 3 never ends, in C; item 4 crashes; item 6 takes all memory."""
+    results = []
+    for place, item in enumerate(chunk):
+        began(place)
+        if item == 3:
+            sum(itertools.repeat(0))
+        if item == 4:
+            ctypes.string_at(0)
+        results.append(_size_that_fits() if item == 6 else item)
+    return results
+
+
+def _size_that_fits() -> int:
+    size = 1 << 20
+    try:
+        while True:
+            mmap.mmap(-1, 2 * size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+            size *= 2
+    except OSError:
+        return size
+
+
+def mapped(work: Callable, chunks: Sequence[Sequence[int]], workers: int = 2) -> list[list[object]]:
+    found = map_chunks(work, chunks, workers=workers, bounds=BOUNDS, refuse=lambda item, reason: (item, reason))
+    return list(found)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_results_come_in_order_whatever_the_number_of_workers(workers: int) -> None:
-    assert list(map_chunks(double, chunked(range(50), lambda _: 1, max_items=4), workers=workers)) == [
-        2 * item for item in range(50)
-    ]
+    chunks = [list(range(start, min(start + 4, 50))) for start in range(0, 50, 4)]
+    assert mapped(double, chunks, workers) == [[2 * item for item in chunk] for chunk in chunks]
+
+
+def test_a_chunk_without_items_has_no_results_and_starts_no_worker() -> None:
+    assert mapped(die, [[], []]) == [[], []]
 
 
 def test_input_is_taken_no_faster_than_results_are() -> None:
@@ -49,33 +83,48 @@ def test_input_is_taken_no_faster_than_results_are() -> None:
             taken.append(item)
             yield [item]
 
-    results = map_chunks(double, chunks(), workers=2)
+    results = map_chunks(double, chunks(), workers=2, bounds=BOUNDS, refuse=pytest.fail)
     next(results)
     assert len(taken) <= 6
     results.close()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_what_the_work_raises_arrives(workers: int) -> None:
+def test_what_the_work_raises_arrives() -> None:
     with pytest.raises(UserError, match="item 5: leave it out"):
-        list(map_chunks(fail_at_five, [[1], [5], [6]], workers=workers))
+        mapped(fail_at_five, [[1], [5], [6]])
 
 
-def test_a_killed_worker_is_told_as_such() -> None:
+def test_a_worker_that_the_system_killed_is_told_as_such() -> None:
     with pytest.raises(UserError, match="a worker process was killed"):
-        list(map_chunks(die, [[1], [2]], workers=2))
+        mapped(die, [[1], [2]])
+
+
+def test_F12_items_that_never_end_or_crash_are_refused_and_the_others_of_their_chunks_are_not() -> None:
+    assert mapped(hostile, [[1, 2, 3, 5], [4], [7, 4, 3, 8]]) == [
+        [1, 2, (3, "too-slow"), 5],
+        [(4, "decoder-crashed")],
+        [7, (4, "decoder-crashed"), (3, "too-slow"), 8],
+    ]
+
+
+def test_F12_a_worker_gets_no_more_memory_than_its_bound() -> None:
+    ((size,),) = mapped(hostile, [[6]])
+    assert isinstance(size, int)
+    assert BOUNDS.nbytes // 4 <= size <= BOUNDS.nbytes
 
 
 ORPHANAGE = """
 import sys
 sys.path[:0] = {paths!r}
+from components.data.worker_process import Bounds
 from components.data.workers import map_chunks
 from test_workers import double
 if __name__ == "__main__":
     def chunks():
         while True:
             yield [1]
-    for index, _ in enumerate(map_chunks(double, chunks(), workers=2)):
+    found = map_chunks(double, chunks(), workers=2, bounds=Bounds(9, 1 << 30), refuse=print)
+    for index, _ in enumerate(found):
         if index == 5:
             print("working", flush=True)
 """

@@ -10,7 +10,8 @@ from PIL import Image
 from components.data.ingest import IngestParams
 from components.data.lock import write_lock
 from components.data.manifest import Manifest
-from components.data.shards import ShardReader, ShardWriter
+from components.data.shard_writer import ShardWriter
+from components.data.shards import ShardReader
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.settings import Settings
@@ -45,16 +46,17 @@ def test_manifest_and_shards_are_published(context: Any) -> None:
 
 def test_f7_a_full_disk_leaves_what_was_there_and_says_so(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ingest.run(IngestParams(), context)
-    before = (paths.SHARDS / "shard-000000.tar").read_bytes()
+    (shard,) = paths.SHARDS.iterdir()
+    before = shard.read_bytes()
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ShardWriter, "write", full)
+    monkeypatch.setattr(ShardWriter, "reuse", full)
     with pytest.raises(UserError, match="no space left"):
         ingest.run(IngestParams(holdout_fraction=0.5), context)
     assert outs() == ["manifest", "shards", "source.lock"]
-    assert (paths.SHARDS / "shard-000000.tar").read_bytes() == before
+    assert shard.read_bytes() == before
 
 
 def test_f10_a_failed_stage_leaves_nothing_half_written(context: Any) -> None:

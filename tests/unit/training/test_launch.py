@@ -24,7 +24,7 @@ def test_F16_more_processes_than_cores_are_refused() -> None:
 def training(folder: Path, images: int, **changes: Any) -> Training:
     (folder / "curated").mkdir()
     write_table(pa.table({"id": [f"{n:064x}" for n in range(images)]}), folder / "curated" / "ids.parquet")
-    inputs = TrainingInputs(folder / "manifest", folder / "shards", folder / "curated")
+    inputs = TrainingInputs(folder / "manifest" / "locations.parquet", folder / "shards", folder / "curated")
     params = validate(PretrainParams, {**PRETRAIN, **changes}, where="params.yaml")
     return Training("pretrain", params, inputs, Settings(root=folder, home=folder, device="cpu", _env_file=None))
 

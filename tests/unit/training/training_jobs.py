@@ -7,7 +7,7 @@ from components.training.job import Job
 JOB = Job(
     name="distill",
     params={"steps": 3},
-    manifest=Path("m"),
+    locations=Path("m"),
     shards=Path("s"),
     curated=Path("c"),
     teacher=Path("t"),
