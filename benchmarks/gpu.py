@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-SCRIPTS = ("P2_gpu", "P5_heads", "P4_drop_path", "P6_loader", "P3_zero3", "P12_checkpoint")
+SCRIPTS = ("P2_gpu", "P5_heads", "P4_drop_path", "P6_waiting", "P3_zero3", "P12_checkpoint")
 SHARE_OF_P2 = 0.6
 """Of the minutes, for the ways of P2 to begin in."""
 

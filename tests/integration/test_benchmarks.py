@@ -20,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
         "P3_zero3",
         "P4_drop_path",
         "P5_heads",
-        "P6_loader",
         "P6_waiting",
         "P7_crops",
         "P8_near_pairs",
