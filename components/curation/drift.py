@@ -9,19 +9,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
+from components.curation.clustering import assign, kmeans
 from components.features.search import top_k
 from components.features.statistics import Interval, wilson_interval
 from components.parameters import Params
 
 FAR_QUANTILE = 0.99
-ITERATIONS = 25
-"""Of Lloyd's algorithm; assignments of a few thousand vectors have settled by then."""
-
 BLOCK = 1024
 """Permutations of one matrix product."""
 Vectors = Float[Tensor, "images dim"]
@@ -217,33 +216,14 @@ def _kernel(vectors: Float[Tensor, "all dim"]) -> Float[Tensor, "all all"]:
 
 def cluster_growth(older: Vectors, newer: Vectors, clusters: int, *, seed: int) -> tuple[ClusterGrowth, ...]:
     """Share of both sets in each cluster (k-means) of the older one, the fastest growing cluster first."""
-    centres = _k_means(older, min(clusters, len(older)), seed)
+    found = kmeans(older, min(clusters, len(older)), np.random.default_rng(seed))
+    k = len(found.centroids)
     before, now = (
-        (torch.bincount(_assigned(side, centres), minlength=len(centres)).double() / len(side)).tolist()
-        for side in (older, newer)
+        (torch.bincount(labels, minlength=k).double() / len(labels)).tolist()
+        for labels in (found.labels, assign(newer, found.centroids)[0])
     )
     growth = [ClusterGrowth(*shares) for shares in zip(before, now, strict=True)]
     return tuple(sorted(growth, key=lambda one: (-one.factor, -one.now)))
-
-
-def _k_means(vectors: Vectors, clusters: int, seed: int) -> Float[Tensor, "clusters dim"]:
-    """Lloyd's algorithm from k-means++ (Arthur & Vassilvitskii 2007)."""
-    generator = torch.Generator().manual_seed(seed)
-    centres = vectors[torch.randint(len(vectors), (1,), generator=generator)]
-    while len(centres) < clusters:
-        nearest = torch.cdist(vectors, centres).min(dim=1).values.square() + 1e-12
-        chosen = torch.multinomial(nearest, 1, generator=generator)
-        centres = torch.cat([centres, vectors[chosen]])
-    for _ in range(ITERATIONS):
-        assigned = _assigned(vectors, centres)
-        sums = torch.zeros_like(centres).index_add_(0, assigned, vectors)
-        sizes = torch.bincount(assigned, minlength=clusters)[:, None]
-        centres = torch.where(sizes > 0, sums / sizes.clamp(min=1), centres)
-    return centres
-
-
-def _assigned(vectors: Vectors, centres: Float[Tensor, "clusters dim"]) -> Int[Tensor, " images"]:
-    return torch.cdist(vectors, centres).argmin(dim=1)
 
 
 def _nearest(queries: Vectors, base: Vectors, *, skip_self: bool) -> Float[Tensor, " queries"]:
