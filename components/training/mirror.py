@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from components.errors import UserError
-from components.training.bucket_copies import BucketCopies
+from components.training.bucket_copies import SCHEME, BucketCopies
 from components.training.checkpoint import CheckpointStore, step_of
 
 _log = logging.getLogger(__name__)
