@@ -17,7 +17,7 @@ from components.objectives import dinov2
 from components.training import training_run
 from components.training.ema import MovingAverage
 from components.training.schedules import Schedules, StepValues
-from tests.faults.forks import finish, job_in
+from tests.faults.forks import finish, import_what_it_imported, job_in
 from tests.tiny_training import DISTILL, PRETRAIN, make_data
 
 EVERY_STEP = {"seconds": 1e-6, "keep": 3}
@@ -123,6 +123,8 @@ def main(folder: Path) -> None:
         if teacher is not None:
             job = replace(job, name="distill", teacher=folder / teacher / "pretrain")
         found[name] = finish(job, prepare=prepare, stop=stop)
+        if len(found) == 1:
+            import_what_it_imported(job)
 
     rows = {"max_skipped": len(NAN_STEPS), "margin": 2}
     case("image", prepare=poisoned_image(one), steps=12, engine={"micro_batch": 4})
