@@ -37,7 +37,7 @@ def hamming(a: UInt64[np.ndarray, "..."], b: UInt64[np.ndarray, "..."]) -> UInt8
     return differing
 
 
-def hamming_matrix(a: UInt64[np.ndarray, "n"], b: UInt64[np.ndarray, "m"]) -> UInt8[np.ndarray, "n m"]:
+def hamming_matrix(a: UInt64[np.ndarray, " n"], b: UInt64[np.ndarray, " m"]) -> UInt8[np.ndarray, "n m"]:
     """Number of bits in which each of `a` differs from each of `b`; n · m bytes."""
     return hamming(a[:, None], b[None, :])
 

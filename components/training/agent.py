@@ -21,7 +21,7 @@ from components.training.parents import die_with
 def main(arguments: list[str]) -> int:
     """Runs torchrun with the given arguments, the last of which is the job, until its workers have ended."""
     die_with([])
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     spec = Path(arguments[-1])
     if step_seconds := Job.read(spec).step_seconds:
         Watchdog(spec.parent, step_seconds).start()

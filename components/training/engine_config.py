@@ -6,7 +6,6 @@ from pydantic import Field
 
 from components.parameters import Params
 
-BUCKET_ELEMENTS = 50_000_000
 PERSISTENT_ELEMENTS = 100_000
 UNLIMITED = 10**12
 
@@ -29,6 +28,12 @@ class EngineParams(Params):
         default=None,
         ge=0,
         description="ZeRO-3 keeps parameters of up to so many elements gathered; null: 100,000, all with one process",
+    )
+    bucket: int = Field(
+        default=50_000_000,
+        gt=0,
+        description="weights that are gathered ahead, or whose gradients are reduced, at a time: with fewer a process "
+        "needs less memory, and more messages",
     )
     activation_checkpointing: bool = Field(
         default=False,
@@ -54,7 +59,7 @@ def deepspeed_config(
         processes: how many there are.
         device: `cpu` or `cuda`.
     """
-    bucket = min(elements, BUCKET_ELEMENTS)
+    bucket = min(elements, params.bucket)
     persistent = UNLIMITED if processes == 1 else PERSISTENT_ELEMENTS
     if params.persistence_threshold is not None:
         persistent = params.persistence_threshold

@@ -28,7 +28,7 @@ NOT_MATHEMATICS: dict[str, Any] = {
     "log_every": True,
     "checkpoint": True,
     "health": True,
-    "engine": {"zero_stage", "micro_batch", "persistence_threshold", "activation_checkpointing", "compile"},
+    "engine": {"zero_stage", "micro_batch", "persistence_threshold", "bucket", "activation_checkpointing", "compile"},
     "objective": {"tile_rows"},
 }
 """Parameters that another machine or a longer run may change: recorded in checkpoints, not part of their key."""

@@ -66,4 +66,4 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memor
 
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The elements of a tensor, not copied if it is contiguous and on the CPU."""
-    return memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data

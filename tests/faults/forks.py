@@ -3,12 +3,14 @@
 Each is a real process that runs what a training process runs, on a process group of its own, and can be killed.
 """
 
+import importlib
 import json
 import os
 import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from components.errors import UserError
 from components.training.job import PREEMPTED_EXIT_CODE, Job
 from components.training.loop import Preempted
 from components.training.training_run import train
+
+MODULES = "modules.txt"
 
 
 def job_in(data: Path, own: Path, params: dict[str, Any]) -> Job:
@@ -72,6 +76,7 @@ def begin(job: Job, *, prepare: Callable[[], None] = lambda: None, stop: Callabl
         os.environ.update(place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
         prepare()
         (own / "metrics.json").write_text(json.dumps(train(job, stop)))
+        (own / MODULES).write_text("\n".join(sys.modules))
         code = 0
     except UserError as error:
         (own / "error.txt").write_text(str(error))
@@ -90,3 +95,11 @@ def finish(job: Job, **options: Any) -> int:
     """Trains to the end; the exit code."""
     _, status = os.waitpid(begin(job, **options), 0)
     return os.waitstatus_to_exitcode(status)
+
+
+def import_what_it_imported(job: Job) -> None:
+    """Of a training that is done: much is imported where it is first used, and would be in every fork anew."""
+    for name in (job.artifact.parent / MODULES).read_text().splitlines():
+        if name not in sys.modules:
+            with suppress(Exception):
+                importlib.import_module(name)

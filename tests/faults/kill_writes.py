@@ -11,7 +11,7 @@ from pathlib import Path
 
 from components.training.checkpoint import CheckpointStore
 from components.training.job import Job
-from tests.faults.forks import begin, finish, job_in
+from tests.faults.forks import begin, finish, import_what_it_imported, job_in
 from tests.tiny_training import PRETRAIN, make_data
 
 KILLS = 20
@@ -59,6 +59,7 @@ def main(folder: Path) -> None:
     began = time.monotonic()
     found: dict[str, object] = {"alone": finish(alone)}
     turn = (time.monotonic() - began) / STEPS
+    import_what_it_imported(alone)
     moments = random.Random(0)
     found["kills"] = [kill_while_writing(killed, moments.uniform(0, 0.7 * turn)) for _ in range(KILLS)]
     found["killed"] = finish(killed)

@@ -17,7 +17,7 @@ from components.objectives import dinov2
 from components.training import training_run
 from components.training.ema import MovingAverage
 from components.training.schedules import Schedules, StepValues
-from tests.faults.forks import finish, job_in
+from tests.faults.forks import finish, import_what_it_imported, job_in
 from tests.tiny_training import DISTILL, PRETRAIN, make_data
 
 EVERY_STEP = {"seconds": 1e-6, "keep": 3}
@@ -87,13 +87,13 @@ def alike_targets() -> None:
     dinov2.dino_loss = dino_loss
 
 
-def fading_average() -> None:
-    """The average loses a tenth of its weights in every step, while the student learns."""
-    real = MovingAverage.update
+def lost_average() -> None:
+    """Nothing of the student arrives in its average, while it learns."""
 
-    def update(self: MovingAverage, momentum: float) -> None:
-        torch._foreach_mul_(list(self.averages.values()), 0.9)
-        real(self, momentum)
+    def update(self: MovingAverage, _momentum: float) -> None:
+        with torch.no_grad():
+            torch._foreach_zero_(list(self.averages.values()))
+        self.publish()
 
     MovingAverage.update = update  # type: ignore[method-assign]
 
@@ -123,6 +123,8 @@ def main(folder: Path) -> None:
         if teacher is not None:
             job = replace(job, name="distill", teacher=folder / teacher / "pretrain")
         found[name] = finish(job, prepare=prepare, stop=stop)
+        if len(found) == 1:
+            import_what_it_imported(job)
 
     rows = {"max_skipped": len(NAN_STEPS), "margin": 2}
     case("image", prepare=poisoned_image(one), steps=12, engine={"micro_batch": 4})
@@ -148,8 +150,9 @@ def main(folder: Path) -> None:
         "model": {**DISTILL["model"], "layer_scale": None, "drop_path": 0.0},
         "teacher": "no collapse",
     }
-    case("student collapse", prepare=alike_targets, **watched, steps=200, **small, objective=alone)
-    case("average collapse", prepare=fading_average, **watched, steps=200, **small)
+    hasty = {**small, "schedule": PRETRAIN["schedule"]}
+    case("student collapse", prepare=alike_targets, **watched, steps=200, **hasty, objective=alone)
+    case("average collapse", prepare=lost_average, **watched, steps=200, **small)
     case("no collapse in distillation", **watched, steps=100, **small)
     (folder / "found.json").write_text(json.dumps(found))
 

@@ -23,8 +23,9 @@ from components.training.parameter_groups import parameter_groups
 from components.training.pretrain import PretrainParams, build
 
 MIB = 2**20
-IMAGES = 6
+IMAGES = 12
 STEPS = 3
+BUCKET = 4_000_000
 HEAD = {"hidden": 64, "bottleneck": 32, "prototypes": 512}
 SMALL: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 64, "depth": 1, "heads": 1}
 LARGE: dict[str, Any] = {**SMALL, "width": 768, "depth": 6, "heads": 12}
@@ -38,7 +39,7 @@ def params(model: dict[str, Any]) -> PretrainParams:
             "model": model,
             "views": {"global_size": 16, "local_size": 8, "local_crops": 2},
             "objective": {"dino_head": HEAD, "koleo_group": 2, "drop_path_group": 2},
-            "engine": {"persistence_threshold": 0},
+            "engine": {"persistence_threshold": 0, "bucket": BUCKET},
         }
     )
 

@@ -205,3 +205,14 @@ def test_a_training_goes_on_from_the_bucket_on_a_machine_that_has_nothing(
     assert not still_training(first)
     assert "goes on from step" in finish(second, **bucket)
     assert_same(second, alone)
+
+
+@pytest.mark.usefixtures("s3")
+def test_F9_a_bucket_that_does_not_answer_is_waited_for_as_long_as_promised(
+    store: CheckpointStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mirror = Mirror(copies(f"http://127.0.0.1:{silent.getsockname()[1]}"), store)
+        mirror.put(save(store, 10))
+        assert not mirror.close(0.5)
+    assert "the newest checkpoint has not reached s3://" in caplog.text

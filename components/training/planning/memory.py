@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 from components.objectives.branch import HeadParams
 from components.objectives.losses import GLOBAL_VIEWS
-from components.training.engine_config import BUCKET_ELEMENTS, EngineParams
+from components.training.engine_config import EngineParams
 from components.training.planning.inventory import Inventory
 from components.training.planning.workload import BranchWork, Workload
 
@@ -97,7 +97,7 @@ def accumulated_gradients(inventory: Inventory, engine: EngineParams, gpus: int)
 
 
 def _gradients(inventory: Inventory, engine: EngineParams, gpus: int) -> float:
-    bucket = min(inventory.trained, BUCKET_ELEMENTS) * BYTES[engine.precision]
+    bucket = min(inventory.trained, engine.bucket) * BYTES[engine.precision]
     # in fp32 they are whole until the backward pass has ended
     whole = inventory.trained * FP32 if engine.zero_stage == 1 and engine.precision == "fp32" else 0
     return accumulated_gradients(inventory, engine, gpus) + bucket + whole

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from components.training.engine_config import BUCKET_ELEMENTS, EngineParams, deepspeed_config
+from components.training.engine_config import EngineParams, deepspeed_config
 
 
 def config(processes: int = 1, elements: int = 1000, device: str = "cpu", **params: Any) -> dict[str, Any]:
@@ -36,4 +36,6 @@ def test_one_process_keeps_its_weights_and_several_only_the_small_ones() -> None
 
 def test_buffers_are_no_larger_than_the_model() -> None:
     assert config(elements=1000)["zero_optimization"]["reduce_bucket_size"] == 1000
-    assert config(elements=10**9)["zero_optimization"]["reduce_bucket_size"] == BUCKET_ELEMENTS
+    assert config(elements=10**9)["zero_optimization"]["reduce_bucket_size"] == EngineParams().bucket
+    small = config(elements=10**9, bucket=5000)["zero_optimization"]
+    assert {small[f"{name}_bucket_size"] for name in ("reduce", "allgather", "stage3_prefetch")} == {5000}
