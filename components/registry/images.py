@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 from components.data.forgotten import load_usable
 from components.data.tables import read_table, write_table
 from components.registry.lineage import IDS, dvc_hash
-from components.registry.versions import RegisteredVersion, registry, stored
+from components.registry.versions import RegisteredVersion, RegistryUnavailable, registry, stored
 from components.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -100,11 +100,7 @@ class ImageRecords:
         self._cache = settings.cache / "images"
 
     def trained(self, version: RegisteredVersion) -> Packed | None:
-        """Ids of the images that a version was trained on, packed; None if nothing is left that tells.
-
-        Raises:
-            RegistryUnavailable: if MLflow does not answer.
-        """
+        """Ids of the images that a version was trained on, packed; None if nothing is left that tells."""
         digest = version.tags.get(CURATED_TAG)
         if digest is None:
             return None
@@ -139,8 +135,12 @@ class ImageRecords:
                 return path.read_bytes()
         if RECORDED_TAG not in version.tags:
             return None
-        with tempfile.TemporaryDirectory() as folder:
-            content = self._download(version, TRAINED, Path(folder)).read_bytes()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                content = self._download(version, TRAINED, Path(folder)).read_bytes()
+        except RegistryUnavailable as error:  # one list that is lost must not hide what the others say
+            _log.warning("%s", error)
+            return None
         return content if hashlib.sha256(content).hexdigest() == digest else None
 
     def _in_dvc_cache(self, listing: str) -> Iterable[Path]:

@@ -22,11 +22,6 @@ class Sighting:
     ancestor: RegisteredVersion | None = None
     """The version whose weights it began with, if that one has seen some."""
 
-    def __str__(self) -> str:
-        named = f"version {self.version}" + (f" ({', '.join(self.aliases)})" if self.aliases else "")
-        via = f", began with version {self.ancestor}" if self.ancestor is not None else ""
-        return f"{named}: trained on {len(self.images)}{via}"
-
 
 @dataclass(frozen=True)
 class Sightings:

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 from artifacts import make_artifact
 
 from components.data.manifest import IMAGES, SOURCES, Manifest
@@ -12,6 +13,7 @@ from components.data.tables import write_table
 from components.models.backbone import artifact_hash
 from components.parameters import parameters_hash
 from components.registry.lineage import describe_lineage, dvc_hash, evaluation_identity
+from components.registry.registration import version_tags
 
 
 def manifest(rows: list[tuple[str, str, str | None]]) -> Manifest:
@@ -91,3 +93,26 @@ def test_the_lineage_is_the_same_wherever_it_is_made(tmp_path: Path, monkeypatch
     assert made[0]["dependencies"].keys() == {"curated", "teacher"}
     assert made[0]["dependencies"]["curated"].endswith(".dir")
     assert made[0]["evaluation"] == {"role": "student", "metrics": {"student.knn.top1": 0.5}}
+    assert "initial_sha256" not in made[0]
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_what_the_teacher_began_with_is_named_also_where_the_student_is_released(
+    role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_artifact(Path("teacher"), 1, initial={"sha256": "i" * 64})
+    make_artifact(Path("student"), 2)
+    ids(Path("curated") / "ids.parquet", "a")
+    lineage = describe_lineage(
+        role=role,
+        teacher=Path("teacher"),
+        student=Path("student"),
+        curated=Path("curated"),
+        embedder={},
+        parameters={},
+        dependencies=[],
+        evaluation={},
+    )
+    assert lineage["initial_sha256"] == "i" * 64
+    assert version_tags(lineage)["initial.sha256"] == "i" * 64

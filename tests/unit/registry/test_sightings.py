@@ -128,6 +128,19 @@ def test_a_version_from_before_the_record_is_found_through_dvcs_cache(settings: 
     assert versions(who_saw(ids(1), settings)) == ["1"]
 
 
+def test_a_list_that_is_lost_does_not_hide_what_the_others_say(settings: Settings) -> None:
+    lost = registered(settings, 1, ids(1, 2))
+    registered(settings, 2, ids(2))
+    shutil.rmtree(settings.root / "data")
+    (file,) = settings.root.glob(f"mlartifacts/**/{lost.run_id}/artifacts/images/trained.parquet")
+    file.write_bytes(b"another list")
+    for _ in ("damaged", "gone"):
+        found = who_saw(ids(2), settings)
+        assert versions(found) == ["2"]
+        assert [one.version for one in found.unknown] == ["1"]
+        file.unlink(missing_ok=True)
+
+
 def test_the_pool_of_a_version_holds_what_curation_dropped(settings: Settings) -> None:
     version = registered(settings, 1, ids(1, 2))
     shutil.rmtree(settings.root / "data")
