@@ -8,7 +8,7 @@ COLOURS = """
 """
 FUNNEL = """
 svg text{fill:var(--ink);font:14px system-ui,sans-serif}svg text.went{fill:var(--gone);font-size:12px}
-svg text.count{font-weight:600}svg rect.kept{fill:var(--kept)}
+svg text.count{font-weight:600}svg rect.kept{fill:var(--kept)}.funnel{background:var(--paper)}
 """
 STYLE = (
     COLOURS
