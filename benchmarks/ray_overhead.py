@@ -1,12 +1,15 @@
 """Embedding on Ray Data against embedding in this process, on the same cores: seconds, and that the bits are the same.
 
-`python -m benchmarks.ray_overhead`: 4,000 images of CIFAR-10 by a small backbone; `--tiny` for a trial. Not one of the
-numbered targets. Start and stop of Ray are timed with it, and also apart, by embedding a single part.
+`python -m benchmarks.ray_overhead`: 8,192 small pictures by a small backbone; `--tiny` for a trial. Not one of the
+numbered targets. Start and stop of Ray are timed with it, and also apart, by embedding a single part. How it scales
+where cores lack is shown by workers that wait instead of computing.
 """
 
 import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from benchmarks.P9_growth import make_shards
 from benchmarks.report import report
 from benchmarks.training_step import clock
 from components.curation.embedding import EmbedderLock, EmbedParams, Resources, embed
+from components.curation.on_ray import describe_on_ray
+from components.curation.parts import plan_parts
 from components.data.shards import ShardReader
 from components.models.backbone import Preprocess, load_backbone, save_backbone
 from components.models.vit import VisionTransformer, ViTConfig
@@ -24,6 +29,8 @@ TINY = "--tiny" in sys.argv
 IMAGES = 64 if TINY else 8192
 WORKERS = (1, 2)
 REPEATS = 1 if TINY else 5
+SIMULATED_WORKERS = (1, 2) if TINY else (1, 2, 4, 8)
+SIMULATED_PARTS, PART_SECONDS = 16, 0.2 if TINY else 2.0
 
 
 def main() -> None:
@@ -37,7 +44,7 @@ def main() -> None:
         ratio=ratio,
         bound="the same bits; the time is reported only",
         holds=found["same"],
-        figures={**found, "images": IMAGES, "repeats": REPEATS},
+        figures={**found, "simulated": simulated(), "images": IMAGES, "repeats": REPEATS},
         name="ray_overhead",
         keep=not TINY,
     )
@@ -71,6 +78,27 @@ def measure(folder: Path) -> dict[str, Any]:
     medians = {name: round(statistics.median(taken), 2) for name, taken in seconds.items()}
     first = answers["local, 1 workers"]
     return {"seconds": medians, "same": all(np.array_equal(first, one) for one in answers.values())}
+
+
+def simulated() -> dict[str, float]:
+    """Seconds for parts that wait, by number of workers; start and stop of Ray included."""
+    parts = plan_parts([str(number) for number in range(512 * SIMULATED_PARTS)], None, "simulated")
+
+    def waits(some: int, workers: int) -> float:
+        return clock(
+            lambda: describe_on_ray(
+                wait, parts[:some], lambda part, vectors: None, address=None, workers=workers, gpu=False
+            )
+        )
+
+    found = {"start, one part and stop": waits(1, 1)}
+    return found | {f"{workers} workers": round(waits(SIMULATED_PARTS, workers), 2) for workers in SIMULATED_WORKERS}
+
+
+def wait(ids: Sequence[str]) -> np.ndarray:
+    """Vectors of a part, after a while."""
+    time.sleep(PART_SECONDS)
+    return np.zeros((len(ids), 8), np.float32)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def write_report(measure: Measure, pairs: ScoredPairs, precision: float, folder:
         lines.append(f"no threshold has a precision of {precision}; {folder / 'pairs.csv'} names what it fails on")
     else:
         lines += _rows(table.to_pylist(), best["threshold"])
-        lines.append(f"lowest threshold of precision {precision}: {best['threshold']:.2f}, recall {best['recall']:.3f}")
+        lines.append(f"suggested for precision {precision}: {best['threshold']:.2f}, recall {best['recall']:.3f}")
         by_transform = recall_by_transform(pairs, best["threshold"])
         lines += [f"  {name:<16} recall {share:.2f}" for name, share in by_transform.items()]
     return [*lines, f"wrote {folder}/thresholds.csv, thresholds.png and pairs.csv"]

@@ -113,8 +113,8 @@ def _near(
     """
     if len(base) > search.exact_up_to:
         apart, near = nearest_hashes(queries, base, k)
-        query, rank = (apart <= distance).nonzero()
-        return np.stack([query, near[query, rank]], axis=1)
+        close = apart <= distance
+        return np.stack([close.nonzero()[0], near[close]], axis=1)
     late = torch.arange(len(base), dtype=torch.float64) * 0.5 ** (len(base).bit_length() + 1)
     left = torch.cat([_signs(queries), torch.ones(len(queries), 1, dtype=torch.float64)], dim=1)
     right = torch.cat([_signs(base), -late[:, None]], dim=1)

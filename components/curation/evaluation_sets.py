@@ -37,8 +37,7 @@ class Membership(NamedTuple):
     @property
     def evaluation(self) -> Bool[np.ndarray, " n"]:
         """Whether an image is of any set."""
-        found: Bool[np.ndarray, " n"] = self.members.any(axis=0)
-        return found
+        return np.asarray(self.members.any(axis=0))
 
 
 def assign(sets: Sequence[EvaluationSet], rest: float, ids: Sequence[str], sources: pa.Table) -> Membership:

@@ -69,7 +69,7 @@ def planted_pairs(
     ids = described.ids
     chosen = np.unique(np.linspace(0, len(ids) - 1, min(images, len(ids))).astype(np.int64))
     rows = np.repeat(chosen, COPIES)
-    plants, names = _plant(reader, [ids[row] for row in rows])
+    plants, names = _plant(reader, [ids[row] for row in rows.tolist()])
     copies = list(plants)
     vectors = describe.of(_WithPlants(reader, plants))(copies)
     base = torch.from_numpy(described.vectors)
@@ -78,8 +78,8 @@ def planted_pairs(
     queries, rank = (near != chosen[:, None]).nonzero()
     others = np.stack([chosen[queries], near[queries, rank]], axis=1)
     others, kept = np.unique(np.sort(others, axis=1), axis=0, return_index=True)
-    firsts = [ids[row] for row in [*rows, *others[:, 0]]]
-    seconds = [*copies, *(ids[row] for row in others[:, 1])]
+    firsts = [ids[row] for row in [*rows.tolist(), *others[:, 0].tolist()]]
+    seconds = [*copies, *(ids[row] for row in others[:, 1].tolist())]
     if measure == "cosine":
         score = np.concatenate([cosine, near_cosine[queries, rank][kept]])
     else:

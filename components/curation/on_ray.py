@@ -70,14 +70,14 @@ def describe_on_ray(
     if not parts:
         return
     with _session(address, workers) as ray:
-        most = workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1)))
+        most = min(len(parts), workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1))))
         rows = [{"number": number, "ids": list(part.ids)} for number, part in enumerate(parts)]
         found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
             Describer,
             fn_constructor_args=(describe, str(Path.cwd())),
             num_cpus=1,
             num_gpus=1 if gpu else None,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=min(most, len(rows))),
+            compute=ray.data.ActorPoolStrategy(min_size=most if address is None else 1, max_size=most),
         )
         try:
             for row in progress(found.iter_rows(), total=len(parts), description="embed on ray", unit="part"):
@@ -89,6 +89,7 @@ def describe_on_ray(
 @contextmanager
 def _session(address: str | None, workers: int) -> Iterator["types.ModuleType"]:
     """Ray, connected to a cluster, or started here and stopped at the end."""
+    quiet_environment()
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         if address is None:
             # read when ray is imported: nodes of one machine then find each other on the loopback address

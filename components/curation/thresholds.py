@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 
 STEPS = 101
 """Thresholds from 0 to 1 that a curve is taken at."""
+SPARED = 0.01
+"""Recall that a safer threshold may cost."""
 
 
 class ScoredPairs(NamedTuple):
@@ -64,19 +66,22 @@ def _reach(scores: Float[np.ndarray, " pairs"], thresholds: Float[np.ndarray, " 
 
 
 def suggest(table: pa.Table, precision: float) -> dict[str, float] | None:
-    """The row of the lowest threshold from which on precision stays at what is wanted; None if there is none.
+    """The row of the threshold to take: the highest that costs next to no recall; None if no precision suffices.
+
+    The lowest threshold of the wanted precision would have the best recall, on these pairs; pairs that they do not hold
+    are the safer, the higher it is. So it is raised as long as recall stays within `SPARED` of that.
 
     Args:
         table: of `curve`.
-        precision: wanted, in (0, 1].
+        precision: wanted at this threshold and at all above it, in (0, 1].
     """
-    best: dict[str, float] | None = None
+    good: list[dict[str, float]] = []
     for row in reversed(table.to_pylist()):
         if row["precision"] is not None:
             if row["precision"] < precision:
                 break
-            best = row
-    return best
+            good.append(row)
+    return next((row for row in good if row["recall"] >= good[-1]["recall"] - SPARED), None)
 
 
 def recall_by_transform(pairs: ScoredPairs, threshold: float) -> dict[str, float]:

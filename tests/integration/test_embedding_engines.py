@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,16 +120,25 @@ def test_ray_gives_the_same_bits_as_this_process_and_leaves_nothing_behind(
         program, folder=folder, threads=2, lock=backbone, engine="ray", cache=tmp_path / "cache",
         out=tmp_path / "there.npy",
     )  # fmt: skip
-    reachable: set[str] = set()
+    addresses: set[str] = set()
     while process.poll() is None:
-        reachable |= listening(process.pid)
+        addresses |= addresses_of(process.pid)
         time.sleep(0.2)
-    assert process.returncode == 0, said(tmp_path / "program.py")
-    assert reachable, "Ray listens while it runs"
-    assert {address for address in reachable if not address.endswith("127.0.0.1") and address != "::1"} == set()
+    assert process.returncode == 0, said(program)
+    assert addresses, "Ray listens while it runs"
+    assert {one for one in addresses if one != "::1" and not one.endswith("127.0.0.1")} == set()
     assert np.array_equal(np.load(tmp_path / "there.npy"), here)
     assert len(list((tmp_path / "cache").glob("*.npy"))) == -(-len(here) // 2)
     wait_for(lambda: ray_processes() <= before)
+
+
+@pytest.mark.slow
+def test_what_is_wrong_in_a_worker_of_ray_is_one_line(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "manifest", tmp_path / "manifest")
+    process = start(tmp_path / "program.py", folder=tmp_path, threads=1, engine="ray", out=tmp_path / "vectors.npy")
+    assert process.wait(timeout=280) == 1
+    assert "UserError: " in said(tmp_path / "program.py")
+    assert "no such shard" in said(tmp_path / "program.py").splitlines()[-1]
 
 
 @pytest.mark.slow
@@ -142,7 +152,7 @@ def test_f10_ray_ends_with_the_process_that_started_it(folder: Path, tmp_path: P
     assert process.poll() is None, said(tmp_path / "program.py")
     process.kill()
     process.wait()
-    wait_for(lambda: ray_processes() <= before, seconds=60)
+    wait_for(lambda: ray_processes() <= before, seconds=100)
 
 
 def ray_processes() -> set[int]:
@@ -155,16 +165,17 @@ def ray_processes() -> set[int]:
     return found
 
 
-def listening(pid: int) -> set[str]:
-    """Addresses that a process and its descendants listen on."""
-    found = set()
+def addresses_of(pid: int) -> set[str]:
+    """Addresses that a process and its descendants listen on, or are connected to."""
+    found: set[str] = set()
     try:
         family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     except psutil.NoSuchProcess:
         return found
     for process in family:
         try:
-            found |= {one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN}
+            for one in process.net_connections("inet"):
+                found |= {one.laddr.ip} if one.status == psutil.CONN_LISTEN else {one.raddr.ip} if one.raddr else set()
         except psutil.Error:
             continue
     return found
@@ -173,5 +184,5 @@ def listening(pid: int) -> set[str]:
 def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true"
+        assert time.monotonic() < deadline, f"it did not come true; Ray: {ray_processes()}"
         time.sleep(0.1)

@@ -34,11 +34,18 @@ def test_where_nothing_is_found_there_is_no_precision() -> None:
     assert at(0.95)["recall"] == 0.0
 
 
-def test_the_suggestion_is_the_lowest_threshold_above_which_precision_stays() -> None:
+def test_the_suggestion_has_the_recall_of_the_lowest_threshold_at_which_precision_stays() -> None:
     best = suggest(curve(PAIRS), 0.99)
     assert best is not None
-    assert best["threshold"] == pytest.approx(0.71)
-    assert best["recall"] == 0.5
+    assert best["threshold"] == pytest.approx(0.8)
+    assert best["recall"] == at(0.71)["recall"] == 0.5
+
+
+def test_a_hundredth_of_the_recall_is_given_for_a_safer_threshold() -> None:
+    many = [(0.9, True, None)] * 199 + [(0.6, True, None), (0.3, False, None)]
+    best = suggest(curve(pairs(*many)), 0.999)
+    assert best is not None
+    assert best["threshold"] == pytest.approx(0.9)
 
 
 def test_without_copies_that_stand_out_there_is_no_suggestion() -> None:

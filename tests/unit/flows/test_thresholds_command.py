@@ -23,7 +23,7 @@ def pairs(*others: float) -> ScoredPairs:
 def test_table_picture_and_pairs_are_written_and_the_suggestion_is_shown(tmp_path: Path) -> None:
     lines = write_report("cosine", pairs(0.82, 0.3), 0.99, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"thresholds.csv", "thresholds.png", "pairs.csv"}
-    assert "lowest threshold of precision 0.99: 0.83, recall 0.750" in lines
+    assert "suggested for precision 0.99: 0.85, recall 0.750" in lines
     assert "  text             recall 0.50" in lines
     assert (tmp_path / "pairs.csv").read_text().splitlines()[1].startswith('"04","04",false,0.82')
     assert len((tmp_path / "thresholds.csv").read_text().splitlines()) == 102
