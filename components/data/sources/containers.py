@@ -2,7 +2,7 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,7 +121,7 @@ class ContainerSource:
     def truth(self) -> None:
         """Nothing is known about members but what is in the files."""
 
-    def _members(self, file: str) -> "list[Member]":
+    def _members(self, file: str) -> Sequence[Member]:
         path, selection = self._files[file], self._selection
         try:
             before = path.stat()

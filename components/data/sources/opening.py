@@ -111,7 +111,8 @@ class LocalOpener:
         """All files that a pattern matches, named from the last folder before it begins."""
         base = Path(base_of(pattern))
         root = base.resolve()
-        files, kinds = {}, {}
+        files: dict[str, Path] = {}
+        kinds: dict[str, _Files] = {}
         for path in matches(pattern):
             kind = _kind_of(path.name)
             if kind is None or not path.is_file():

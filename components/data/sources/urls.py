@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ class UrlSource:
             return kept
         return self._cache.keep(url, answer.body or b"", answer.validators)
 
-    def _tell(self, failed: Counter[str], examples: "list[str]", total: int) -> None:
+    def _tell(self, failed: Counter[str], examples: Sequence[str], total: int) -> None:
         if not failed:
             return
         counts = ", ".join(f"{number} × {reason}" for reason, number in failed.most_common())
