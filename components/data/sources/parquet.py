@@ -114,7 +114,7 @@ class ParquetFile:
 
     @cached_property
     def _column(self) -> str:
-        found = [field.name for field in self._file.schema_arrow if _holds_images(field.type)]
+        found: list[str] = [field.name for field in self._file.schema_arrow if _holds_images(field.type)]
         if IMAGE_COLUMN in found:
             return IMAGE_COLUMN
         if len(found) != 1:

@@ -201,11 +201,12 @@ class Video:
     def _container(self) -> "InputContainer":
         av = _pyav()
         with self._explained():
-            return av.open(
+            container: InputContainer = av.open(
                 self._place.path.open("rb"),
                 options={"format_whitelist": DEMUXERS, "protocol_whitelist": ""},
                 io_open=_refused,
             )
+        return container
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
