@@ -16,7 +16,7 @@ from components.data.lock import SourceLock
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader, ShardWriter
 from components.data.snapshot import SnapshotParams, take_snapshot
-from components.data.sources.archive import TarSource
+from components.data.sources.archive import Tar
 from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
@@ -130,12 +130,12 @@ def test_a_member_of_a_tar_beyond_2_gib_is_quarantined_without_being_read(
         file.seek(end)
         file.write(huge.tobuf())
         file.truncate(end + 512 + huge.size + 1024)  # a hole
-    digest_of, read = TarSource._hash, TarSource.read
+    digest_of, read = Tar._hash, Tar.read
     monkeypatch.setattr(
-        TarSource, "_hash", lambda one, name: "sha256:" + "0" * 64 if name == "huge.jpg" else digest_of(one, name)
+        Tar, "_hash", lambda one, name: "sha256:" + "0" * 64 if name == "huge.jpg" else digest_of(one, name)
     )
     monkeypatch.setattr(
-        TarSource, "read", lambda one, name, *a: pytest.fail("read") if name == "huge.jpg" else read(one, name, *a)
+        Tar, "read", lambda one, name, *a: pytest.fail("read") if name == "huge.jpg" else read(one, name, *a)
     )
     found = ingested(path)
     (row,) = found.manifest.images.filter(pc.equal(found.manifest.images["status"], "quarantined")).to_pylist()
