@@ -81,7 +81,7 @@ def s3_client(endpoint: str | None, *, attempts: int = ATTEMPTS) -> "S3Client":
     from botocore.config import Config
 
     config = Config(
-        retries={"mode": "standard", "max_attempts": attempts},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=CONNECT_SECONDS,
         read_timeout=READ_SECONDS,
         max_pool_connections=CONNECTIONS,

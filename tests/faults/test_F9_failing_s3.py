@@ -142,25 +142,40 @@ def test_F9_a_listing_that_fails_is_tried_again(
     assert [one.name for one in lock.objects] == sorted(photos)
 
 
-@pytest.mark.parametrize("fault", ["503", "reset", "short", "hang"])
-def test_F9_a_backbone_arrives_whole_or_not_at_all(
-    start: Start, s3: Any, project: Path, monkeypatch: pytest.MonkeyPatch, fault: str
-) -> None:
+@pytest.fixture
+def backbone(s3: Any) -> bytes:
+    """What both files of a folder in the bucket hold."""
     data = os.urandom(100_000)
     for name in ("config.json", "model.safetensors"):
         s3.put_object(Bucket="models", Key=f"v1/{name}", Body=data)
-    line = start(fault, 1, only="model.safetensors")
+    return data
+
+
+def reach(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SELFSIGHT_S3_ENDPOINT", line.url)
     get_settings.cache_clear()
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "short", "hang"])
+def test_F9_a_backbone_arrives_whole_over_a_line_that_fails_once(
+    start: Start, backbone: bytes, project: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    reach(start(fault, 1, only="model.safetensors"), monkeypatch)
     (project / "into").mkdir()
     fetching.fetch_folder("s3://models/v1", project / "into")
-    assert (project / "into" / "model.safetensors").read_bytes() == data
+    assert (project / "into" / "model.safetensors").read_bytes() == backbone
     assert sorted(path.name for path in (project / "into").iterdir()) == ["config.json", "model.safetensors"]
-    line.spoilt = 1000
-    (project / "again").mkdir()
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "short"])
+def test_F9_nothing_is_left_of_a_file_that_always_fails(
+    start: Start, backbone: bytes, project: Path, monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    reach(start(fault, 1000, only="model.safetensors"), monkeypatch)
+    (project / "into").mkdir()
     with pytest.raises(UserError, match="s3://models/v1: cannot be fetched"):
-        fetching.fetch_folder("s3://models/v1", project / "again")
-    assert [path.name for path in (project / "again").iterdir()] in ([], ["config.json"])
+        fetching.fetch_folder("s3://models/v1", project / "into")
+    assert [path.name for path in (project / "into").iterdir()] in ([], ["config.json"])
 
 
 @pytest.fixture

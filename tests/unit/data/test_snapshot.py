@@ -18,8 +18,10 @@ from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
-from components.stages.params import PipelineParams
+from components.stages.params import load_params
 from flows.snapshot import refresh_source
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_a_snapshot_lists_both_roles_sorted(folder: Path, bare_settings: Settings) -> None:
@@ -52,7 +54,7 @@ def test_scenes_bring_their_own_evaluation_part(bare_settings: Settings) -> None
 
 
 def test_the_committed_lock_is_what_a_snapshot_of_the_default_scenes_gives(bare_settings: Settings) -> None:
-    committed = read_lock(Path(__file__).parents[3] / "data" / "source.lock")
+    committed = read_lock(ROOT / "data" / "source.lock")
     assert same_lock(committed, take_snapshot(SnapshotParams(), bare_settings))
 
 
@@ -119,7 +121,7 @@ def test_removed_objects_add_up_until_they_are_back_or_the_source_is_another() -
 
 
 def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: Settings) -> None:
-    params = PipelineParams.model_validate({"snapshot": {"source": str(folder)}})
+    params = load_params(ROOT / "params.yaml").model_copy(update={"snapshot": SnapshotParams(source=str(folder))})
     assert refresh_source(params, bare_settings) == f"{folder}: 6 objects, 0 for evaluation"
     assert refresh_source(params, bare_settings) is None
     record = bare_settings.root / "data" / "source.removed"
