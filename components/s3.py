@@ -68,7 +68,7 @@ def is_s3(uri: str) -> bool:
     return uri.startswith(SCHEME)
 
 
-def s3_client(endpoint: str | None, *, attempts: int = ATTEMPTS) -> "S3Client":
+def s3_client(endpoint: str | None, *, attempts: int = ATTEMPTS, read_seconds: float | None = None) -> "S3Client":
     """Makes a client whose requests end: bounded in time, and tried again a bounded number of times.
 
     Credentials come from the usual chain of the AWS libraries.
@@ -76,6 +76,7 @@ def s3_client(endpoint: str | None, *, attempts: int = ATTEMPTS) -> "S3Client":
     Args:
         endpoint: URL of an S3-compatible server; None for AWS.
         attempts: tries of one request.
+        read_seconds: without a byte of an answer, after which a try has failed; None: `READ_SECONDS`.
     """
     import boto3
     from botocore.config import Config
@@ -83,7 +84,7 @@ def s3_client(endpoint: str | None, *, attempts: int = ATTEMPTS) -> "S3Client":
     config = Config(
         retries={"mode": "standard", "total_max_attempts": attempts},
         connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
+        read_timeout=READ_SECONDS if read_seconds is None else read_seconds,
         max_pool_connections=CONNECTIONS,
         s3={"addressing_style": "path" if endpoint else "auto"},
     )

@@ -15,13 +15,10 @@ import pyarrow as pa
 from components.data.bounded_files import BoundedFiles
 from components.data.shards import ShardIndex
 from components.errors import UserError
+from components.s3 import ATTEMPTS, S3Address, s3_client
 
 _log = logging.getLogger(__name__)
-ATTEMPTS = 5
-"""Tries of one range before training gives up."""
 BACKOFF_SECONDS = 0.2
-CONNECT_SECONDS = 5
-READ_SECONDS = 30
 FETCHES = 16
 """Images that are fetched at a time: a request takes tens of milliseconds, whatever its size."""
 
@@ -42,11 +39,7 @@ class BucketShardReader:
     def __init__(
         self, uri: str, locations: pa.Table, *, cache: Path, cache_bytes: int, endpoint: str | None = None
     ) -> None:
-        bucket, _, prefix = uri.removeprefix("s3://").partition("/")
-        if not uri.startswith("s3://") or not bucket or "@" in bucket:
-            raise UserError(f"{uri}: no place of shards", remedy="set SELFSIGHT_SHARDS_URI to s3://BUCKET/PREFIX")
-        self._uri = uri.rstrip("/")
-        self._bucket, self._prefix = bucket, prefix.strip("/")
+        self._address = S3Address.parse(uri)
         self._endpoint = endpoint
         self._index = ShardIndex(locations)
         self._cache = (cache, cache_bytes)
@@ -114,8 +107,11 @@ class BucketShardReader:
 
     def _fetched(self, image_id: str) -> bytes:
         shard, offset, nbytes = self._index.place(image_id)
-        key = f"{self._prefix}/{shard}" if self._prefix else shard
-        wanted = {"Bucket": self._bucket, "Key": key, "Range": f"bytes={offset}-{offset + nbytes - 1}"}
+        wanted = {
+            "Bucket": self._address.bucket,
+            "Key": self._address.key(shard),
+            "Range": f"bytes={offset}-{offset + nbytes - 1}",
+        }
         problem = ""
         for attempt in range(ATTEMPTS):
             if attempt:
@@ -124,9 +120,9 @@ class BucketShardReader:
             if data is not None and hashlib.sha256(data).hexdigest() == image_id:
                 return data
             problem = problem or "the bytes are others than the manifest says"
-            _log.warning("%s/%s, image %s: %s", self._uri, shard, image_id, problem)
+            _log.warning("%s/%s, image %s: %s", self._address, shard, image_id, problem)
         remedy = "check the endpoint and the network, or upload data/shards again"
-        raise UserError(f"{self._uri}/{shard}, image {image_id}: {problem}", remedy=remedy)
+        raise UserError(f"{self._address}/{shard}, image {image_id}: {problem}", remedy=remedy)
 
     def _tried(self, wanted: dict[str, str]) -> tuple[bytes | None, str]:
         """The bytes of one request, else what went wrong."""
@@ -142,11 +138,11 @@ class BucketShardReader:
     def _connected(self) -> Any:
         with self._connecting:
             if self._client is None:
-                self._client = _client(self._endpoint)
+                self._client = s3_client(self._endpoint, attempts=1)
             return self._client
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("_uri", "_bucket", "_prefix", "_endpoint", "_index", "_cache")
+        kept = ("_address", "_endpoint", "_index", "_cache")
         return {name: value for name, value in self.__dict__.items() if name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -158,18 +154,3 @@ class BucketShardReader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _client(endpoint: str | None) -> Any:
-    import boto3
-    from botocore.config import Config
-
-    config = Config(
-        retries={"mode": "standard", "max_attempts": 1},  # `ATTEMPTS` counts them, with those of cut answers
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        max_pool_connections=FETCHES,
-        s3={"addressing_style": "path" if endpoint else "auto"},
-    )
-    # a session of its own: clients must not be made from the shared default one in several threads
-    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)

@@ -56,6 +56,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
         monkeypatch.setenv(name, str(tmp_path / "none"))
     monkeypatch.setattr(s3_module, "READ_SECONDS", 1)
+    monkeypatch.setattr(bucket, "READ_SECONDS", 1)
     monkeypatch.setattr(bucket, "ATTEMPTS", 3)
     monkeypatch.setattr(bucket_copies, "ATTEMPTS", 3)
     monkeypatch.setattr(bucket, "BACKOFF_SECONDS", 0.01)

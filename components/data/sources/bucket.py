@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from components.data.lock import Annotation, Role, SourceObject
 from components.data.sources.selection import Selection, annotate
 from components.errors import UserError
-from components.s3 import ATTEMPTS, S3Address, error_code, is_intact, s3_client, s3_errors_explained
+from components.s3 import ATTEMPTS, READ_SECONDS, S3Address, error_code, is_intact, s3_client, s3_errors_explained
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
@@ -46,6 +46,8 @@ class S3Source:
         self._selection = selection
         self._endpoint = endpoint
         self._client: S3Client | None = None
+        # decided here: what reads may be another process
+        self._attempts, self._pause, self._read_seconds = ATTEMPTS, BACKOFF_SECONDS, READ_SECONDS
 
     def list(self) -> Iterator[SourceObject]:
         """Yields every image with its size and ETag, sorted by name."""
@@ -60,14 +62,14 @@ class S3Source:
         if digest is not None:
             request["IfMatch"] = f'"{digest.removeprefix("etag:")}"'
         what = f"{self.uri.rstrip('/')}/{name}"
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._attempts):
             with self._explained(what):
                 answer = self._connected().get_object(**request)  # type: ignore[arg-type]
             data = _whole_body(answer["Body"], what)
             if data is not None and is_intact(data, answer):
                 return data
-            time.sleep(BACKOFF_SECONDS * 2**attempt)
-        message = f"{what}: {ATTEMPTS} answers were cut short, or not what their ETag says"
+            time.sleep(self._pause * 2**attempt)
+        message = f"{what}: {self._attempts} answers were cut short, or not what their ETag says"
         raise UserError(message, remedy="try again later; nothing of it was kept")
 
     def annotation(self, name: str) -> Annotation:
@@ -89,7 +91,7 @@ class S3Source:
     def _connected(self) -> "S3Client":
         with _connecting:  # eight threads would make eight clients, half a second of work each
             if self._client is None:
-                self._client = s3_client(self._endpoint, attempts=ATTEMPTS)
+                self._client = s3_client(self._endpoint, attempts=self._attempts, read_seconds=self._read_seconds)
             return self._client
 
     @contextmanager
