@@ -39,7 +39,10 @@ class BucketShardReader:
     def __init__(
         self, uri: str, locations: pa.Table, *, cache: Path, cache_bytes: int, endpoint: str | None = None
     ) -> None:
-        self._address = S3Address.parse(uri)
+        try:
+            self._address = S3Address.parse(uri)
+        except UserError as error:
+            raise UserError(error.what, remedy="set SELFSIGHT_SHARDS_URI to s3://BUCKET/PREFIX") from None
         self._endpoint = endpoint
         self._index = ShardIndex(locations)
         self._cache = (cache, cache_bytes)
