@@ -120,7 +120,7 @@ class ParquetFile:
         if len(found) != 1:
             what = f"several columns hold bytes ({', '.join(found)})" if found else "no column holds bytes"
             raise UserError(f"{self._place.uri}: {what}", remedy=f"name the one with the images '{IMAGE_COLUMN}'")
-        return found[0]
+        return str(found[0])
 
     @cached_property
     def _class_names(self) -> list[str] | None:

@@ -125,8 +125,8 @@ class UrlSource:
             if len(said) > 2:
                 remedy = "write URL, or URL<tab>LABEL<tab>GROUP"
                 raise UserError(f"{self.uri}: line {number} has {len(said) + 1} fields", remedy=remedy)
-            label, group = (part or None for part in (*said, "", "")[:2])
-            annotation = Annotation(label, group)
+            label, group = (*said, "", "")[:2]
+            annotation = Annotation(label or None, group or None)
             if found.setdefault(url.removeprefix(SCHEME), annotation) != annotation:
                 message = f"{self.uri}: line {number} repeats {url} with another label"
                 raise UserError(message, remedy="keep one of the lines")
