@@ -7,7 +7,7 @@ import resource
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_int64
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -31,7 +31,7 @@ class Bounds(NamedTuple):
     """Memory of a worker beyond what it has when it starts, bytes."""
 
 
-def serve(connection: Connection, at: "c_int64", work: Work, bounds: Bounds) -> None:
+def serve(connection: Connection, at: "c_int64", work: Work, bounds: Bounds, environment: Mapping[str, str]) -> None:
     """Answers each chunk that is sent with `(results, None)` or `(None, exception)`, until nobody sends any more.
 
     Args:
@@ -40,7 +40,10 @@ def serve(connection: Connection, at: "c_int64", work: Work, bounds: Bounds) -> 
         work: what to do with a chunk.
         bounds: an item that takes more processor time ends this process with SIGPROF; memory beyond the bound is
             refused (`MemoryError`).
+        environment: of the process that sends: a forked one has that of when the first was forked.
     """
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends this process
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     warnings.simplefilter("ignore")  # decoders warn about every odd file; what counts is the reason they return

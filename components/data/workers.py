@@ -1,5 +1,6 @@
 """Work on many objects in several processes that may die of one: in order, in bounded memory, none lost."""
 
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -71,7 +72,7 @@ class _Worker:
         self.task: _Task | None = None
         self.at = context.RawValue("q", NOTHING)
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.at, work, bounds), daemon=True)
+        self.process = context.Process(target=serve, args=(theirs, self.at, work, bounds, dict(os.environ)), daemon=True)
         self.process.start()
         theirs.close()
 

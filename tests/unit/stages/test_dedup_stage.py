@@ -10,6 +10,7 @@ import pytest
 
 from components.curation.deduplication import DedupParams
 from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, write_embedder_lock
+from components.data.forgotten import write_forgotten
 from components.data.ingest import IngestParams
 from components.data.lock import write_lock
 from components.data.manifest import Manifest
@@ -54,6 +55,7 @@ def context(project: Path, made: Path) -> Any:
     chosen = SnapshotParams(source="sources/train", eval="sources/eval")
     write_lock(take_snapshot(chosen, settings), paths.SOURCE_LOCK)
     write_embedder_lock(EmbedderLock(BUILTIN, descriptor_name(), ""), paths.EMBEDDER_LOCK)
+    write_forgotten((), paths.FORGOTTEN_LOCK)
     logged: list[str] = []
     run = SimpleNamespace(set_tags=lambda tags: None, log_artifact=lambda path, folder: logged.append(path.name))
     found = SimpleNamespace(settings=settings, run=run, logged=logged)
