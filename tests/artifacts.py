@@ -10,7 +10,7 @@ import torch
 from components.models.backbone import Preprocess, save_backbone
 from components.models.vit import VisionTransformer, ViTConfig
 
-CONFIG = ViTConfig(name="test", image_size=8, patch_size=4, width=8, depth=2, heads=2)
+CONFIG = ViTConfig(name="test", image_size=8, patch_size=4, width=8, depth=2, heads=2, layer_scale=None)
 SAME_IMAGES = {"queries": "q" * 64, "bank": "b" * 64, "protocol": "p" * 64}
 
 

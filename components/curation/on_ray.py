@@ -70,6 +70,7 @@ def describe_on_ray(
     if not parts:
         return
     with _session(address, workers) as ray:
+        ray.data.DataContext.get_current().raise_original_map_exception = True  # else only its text arrives
         most = min(len(parts), workers if address is None else max(1, int(ray.cluster_resources().get("CPU", 1))))
         rows = [{"number": number, "ids": list(part.ids)} for number, part in enumerate(parts)]
         found = ray.data.from_items(rows, override_num_blocks=len(rows)).map(

@@ -72,7 +72,9 @@ class _Worker:
         self.task: _Task | None = None
         self.at = context.RawValue("q", NOTHING)
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.at, work, bounds, dict(os.environ)), daemon=True)
+        self.process = context.Process(
+            target=serve, args=(theirs, self.at, work, bounds, dict(os.environ)), daemon=True
+        )
         self.process.start()
         theirs.close()
 

@@ -21,6 +21,7 @@ from components.registry.registration import register
 from components.registry.sightings import Sightings, who_saw
 from components.registry.versions import RegisteredVersion, by_number, champion
 from components.settings import Settings
+from components.tracking.mlflow_store import client
 
 
 def ids(*numbers: int) -> list[str]:
@@ -132,7 +133,8 @@ def test_a_list_that_is_lost_does_not_hide_what_the_others_say(settings: Setting
     lost = registered(settings, 1, ids(1, 2))
     registered(settings, 2, ids(2))
     shutil.rmtree(settings.root / "data")
-    (file,) = settings.root.glob(f"mlartifacts/**/{lost.run_id}/artifacts/images/trained.parquet")
+    run = client(settings).get_run(lost.run_id)
+    file = Path(run.info.artifact_uri.removeprefix("file://")) / "images" / "trained.parquet"
     file.write_bytes(b"another list")
     for _ in ("damaged", "gone"):
         found = who_saw(ids(2), settings)
