@@ -20,7 +20,7 @@ def params(folder: Path, initial: str | None) -> PipelineParams:
     """The shipped parameters, with an architecture like `make_artifact`'s."""
     values = YAML(typ="safe").load(PARAMS.read_text())
     values["pretrain"]["initial"] = initial
-    values["pretrain"]["model"] |= {"width": 8, "depth": 2, "heads": 2, "layer_scale": 1e-5}
+    values["pretrain"]["model"] |= {"width": 8, "depth": 2, "heads": 2, "layer_scale": None}
     with (folder / "params.yaml").open("w") as file:
         YAML().dump(values, file)
     return load_params(folder / "params.yaml")
