@@ -13,6 +13,7 @@ from components.errors import UserError
 
 FORGOTTEN = "forgotten.parquet"
 """In the outs of `dedup`: those images of the manifest that are left out from there on."""
+HEADER = "# SHA-256 of images that must never be used, one a line; see `selfsight forget`"
 ID = re.compile("[0-9a-f]{64}")
 
 
@@ -22,7 +23,7 @@ def read_forgotten(path: Path) -> frozenset[str]:
     A missing list is an error, not an empty one: a takedown must not be undone by deleting a file.
 
     Args:
-        path: text, one SHA-256 a line.
+        path: text, one SHA-256 a line; a line that begins with `#` says nothing.
 
     Raises:
         UserError: if the file is absent, or a line is no SHA-256.
@@ -35,16 +36,16 @@ def read_forgotten(path: Path) -> frozenset[str]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: no list of images", remedy="restore it with git") from None
     for number, line in enumerate(lines, start=1):
-        if not ID.fullmatch(line):
+        if not line.startswith("#") and not ID.fullmatch(line):
             raise UserError(f"{path}: line {number} is no SHA-256", remedy="restore it with git, or mend that line")
-    return frozenset(lines)
+    return frozenset(line for line in lines if not line.startswith("#"))
 
 
 def write_forgotten(ids: Collection[str], path: Path) -> None:
     """Writes the list sorted, replacing the file whole: its bytes depend on the ids only, not on their history."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-lock")
-    partial.write_text("".join(f"{one}\n" for one in sorted(ids)), encoding="utf-8")
+    partial.write_text("".join(f"{one}\n" for one in (HEADER, *sorted(ids))), encoding="utf-8")
     partial.replace(path)
 
 
