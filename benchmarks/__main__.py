@@ -27,8 +27,8 @@ def write_table() -> None:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. Every ratio was measured side by side in one run, median of at least five; whole recipes "
-        "ran once.",
+        "Written by `make bench`. Every ratio was measured side by side in one run, median of at least five; "
+        "whole recipes ran once.",
         "",
         "| target | what | ratio | bound | holds | machine |",
         "|---|---|---|---|---|---|",
