@@ -141,7 +141,7 @@ def make_shards(folder: Path, count: int) -> tuple[list[str], np.ndarray, Any]:
     import hashlib
 
     from components.data.phash import phash
-    from components.data.shards import ShardWriter
+    from components.data.shard_writer import ShardWriter
 
     rng, known, before = np.random.default_rng(0), {}, []
     with ShardWriter(folder) as writer:
@@ -164,7 +164,7 @@ def make_shards(folder: Path, count: int) -> tuple[list[str], np.ndarray, Any]:
                 one = hashlib.sha256(extra).hexdigest()
                 known[one] = phash(picture)
                 writer.write(one, "jpg", extra)
-        locations = writer.locations()
+    locations = writer.locations()
     ids = sorted(known)
     return ids, np.array([known[one] for one in ids], np.uint64), locations
 

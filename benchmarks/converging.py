@@ -86,7 +86,8 @@ def train(data: Path, own: Path, way: dict[str, Any]) -> dict[str, Any]:
     own.mkdir()
     processes = way.get("processes", 1)
     job = Job(
-        name="pretrain", params=params_of(way), manifest=data / "manifest", shards=data / "shards",
+        name="pretrain", params=params_of(way),
+        locations=data / "manifest" / "locations.parquet", shards=data / "shards",
         curated=data / "curated", teacher=None, artifact=own / "teacher", history=own / "history.csv",
         checkpoints=own / "checkpoints", lineage={}, code="", device="cpu", processes=processes,
         threads=CORES // processes, restarts=0, collective_seconds=600.0, mirror=None, s3_endpoint=None, run_key=None,

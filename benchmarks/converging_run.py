@@ -52,7 +52,7 @@ def teacher_of(checkpoint: Path, model: VisionTransformer) -> VisionTransformer:
 
 def knn(job: Job, checkpoint: Path) -> float:
     """Share of the evaluation images that their 20 nearest training images classify right."""
-    params, manifest = job_params(job), Manifest.load(job.manifest)
+    params, manifest = job_params(job), Manifest.load(job.locations.parent)
     kept = read_table(job.curated / "ids.parquet")["id"].to_pylist()
     split = labelled_split(manifest, set(kept), seed=0)
     assert split is not None

@@ -41,5 +41,6 @@ def test_a_benchmark_runs_at_tiny_size_and_leaves_the_committed_figures_alone(sc
     result = json.loads(done.stdout.splitlines()[-1])
     assert {"target", "what", "ratio", "bound", "holds", "machine"} <= result.keys()
     assert result["target"] == script.split("_")[0]
-    assert result["ratio"] > 0
+    # where trainings are compared, no distance at all is what is hoped for
+    assert result["ratio"] > 0 or script == "converging"
     assert {path.name: path.read_bytes() for path in results.glob("*.json")} == before
