@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from failing_line import Line, failing_line
 from PIL import Image
-from s3_server import s3_server
+from s3_server import own_account, s3_server
 
 from components import s3 as s3_module
 from components.data.ingest import IngestParams, build_manifest
@@ -47,14 +47,7 @@ def server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Credentials of the test only, and a second instead of half a minute."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
-        monkeypatch.delenv(name, raising=False)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
+    own_account(monkeypatch, tmp_path, secret="testing")
     monkeypatch.setattr(s3_module, "READ_SECONDS", 1)
     monkeypatch.setattr(bucket, "READ_SECONDS", 1)
     monkeypatch.setattr(bucket, "ATTEMPTS", 3)

@@ -11,7 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
-from s3_server import s3_server
+from s3_server import own_account, s3_server
 
 from components.data import bucket_shards
 from components.data.bucket_shards import BucketShardReader
@@ -28,13 +28,7 @@ IDS = list(IMAGES)
 @pytest.fixture(autouse=True)
 def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Credentials of the test only, and no waiting."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-shown")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    own_account(monkeypatch, tmp_path)
     monkeypatch.setattr(bucket_shards, "BACKOFF_SECONDS", 0.001)
 
 

@@ -9,7 +9,7 @@ import boto3
 import numpy as np
 import pytest
 from PIL import Image
-from s3_server import s3_server
+from s3_server import own_account, s3_server
 
 from components.data.ingest import IngestParams, build_manifest
 from components.data.lock import SourceLock
@@ -32,14 +32,7 @@ def server() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Credentials of the test only, no other source of them, and no waiting."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "not-to-be-shown")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    own_account(monkeypatch, tmp_path)
     monkeypatch.setattr(bucket, "ATTEMPTS", 3)
     monkeypatch.setattr(bucket, "BACKOFF_SECONDS", 0.01)
 
