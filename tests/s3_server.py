@@ -1,5 +1,6 @@
 """A real server of the S3 protocol on loopback."""
 
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,17 @@ from moto.server import ThreadedMotoServer
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Runs a server for the length of the block and gives its URL."""
+    """Runs a server for the length of the block and gives its URL; its buckets go with it.
+
+    All servers of one process keep their buckets in one place, so a server empties it before it stops.
+    """
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
     try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
+        yield url
     finally:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=30).close()
         server.stop()
 
 

@@ -36,6 +36,7 @@ def curated_scenes(settings: Settings) -> Iterator[StageContext]:
     """Scenes that went through all stages before the audit."""
     write_lock(take_snapshot(SnapshotParams(source="scenes?images=240&eval=60"), settings), paths.SOURCE_LOCK)
     write_embedder_lock(EmbedderLock(BUILTIN, descriptor_name(), ""), paths.EMBEDDER_LOCK)
+    paths.FORGOTTEN_LOCK.touch()
     with start_run("audit", params={}, settings=settings) as run:
         context = StageContext(run, settings, load_params(ROOT / "params.yaml"))
         ingest.run(IngestParams(), context)
