@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from components.data.crop_kernels import colour_crops
 from components.data.resampling import batched_product
 from components.data.views import IMAGENET_MEAN, IMAGENET_STD, Draws
 
@@ -28,6 +29,27 @@ def augment(crops: Crops, draws: Draws, blur_kernel: int) -> Crops:
     Returns:
         Normalised with ImageNet's mean and standard deviation.
     """
+    if crops.device.type == "cpu":
+        crops = crops.contiguous()
+        colour_crops(
+            crops.numpy(),
+            draws.flip,
+            draws.jitter,
+            draws.factors,
+            draws.order,
+            draws.grey,
+            draws.sigma,
+            draws.solarise,
+            blur_kernel,
+            np.array(IMAGENET_MEAN, np.float32),
+            np.array(IMAGENET_STD, np.float32),
+        )
+        return crops
+    return augment_together(crops, draws, blur_kernel)
+
+
+def augment_together(crops: Crops, draws: Draws, blur_kernel: int) -> Crops:
+    """The same by operators on all crops at once, on any device."""
     crops = _on(crops, draws.flip, lambda rows: rows.flip(-1))
     crops = _jitter(crops, draws)
     crops = _on(crops, draws.grey, lambda rows: luminance(rows).expand_as(rows))

@@ -1,4 +1,4 @@
-"""Random resized crops: antialiased bicubic resampling of a box, with Pillow or as two small matrix products.
+"""Random resized crops: antialiased bicubic resampling of a box, compiled for a CPU, as two matrix products on a GPU.
 
 Both do what Pillow's `resize(size, BICUBIC, box=…)` does: Keys' kernel with a = -0.5, widened by the shrinking factor,
 reading beyond the box up to the image's edge.
@@ -11,11 +11,10 @@ from itertools import product
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
-MATRIX_SIDE = 128
-"""Images of at most this side are resampled by matrix products, which are faster there (measured on a CPU)."""
+from components.data.crop_kernels import crop_image
+
 CHUNK_BYTES = 256 << 20
 """Of images as floats, repeated for each of their crops, that are resampled at a time."""
 _SUPPORT = 2.0
@@ -24,7 +23,7 @@ _SUPPORT = 2.0
 def resampled(
     images: Sequence[np.ndarray], boxes: np.ndarray, size: int, device: torch.device
 ) -> Float[Tensor, "crops 3 size size"]:
-    """Crops of images of any size; which operator makes a crop depends on its own image alone.
+    """Crops of images of any size; no crop depends on the other images.
 
     Args:
         images: UInt8[height, width, 3] each.
@@ -35,16 +34,24 @@ def resampled(
     Returns:
         Values in 0..1, rows as `boxes`.
     """
+    if device.type != "cpu":
+        return multiplied(images, boxes, size, device)
+    crops = torch.empty(len(boxes), 3, size, size)
+    for row, image in enumerate(images):
+        crop_image(np.ascontiguousarray(image), boxes, crops.numpy(), row, len(images))
+    return crops
+
+
+def multiplied(
+    images: Sequence[np.ndarray], boxes: np.ndarray, size: int, device: torch.device
+) -> Float[Tensor, "crops 3 size size"]:
+    """The same as products of matrices, on any device, for all images of a size at once."""
     count, views = len(images), len(boxes) // len(images)
     crops = torch.empty(views * count, 3, size, size, device=device)
     by_shape: dict[tuple[int, ...], list[int]] = {}
     for row, image in enumerate(images):
         by_shape.setdefault(image.shape, []).append(row)
     for shape, members in by_shape.items():
-        if max(shape[:2]) > MATRIX_SIDE and device.type == "cpu":
-            for row in members:
-                crops[row::count] = crop_with_pillow(images[row], boxes[row::count], size)
-            continue
         room = max(1, CHUNK_BYTES // (4 * math.prod(shape)))
         for some, seen in product(_parts(members, room // views), _parts(range(views), room)):
             rows = (np.array(seen)[:, None] * count + np.array(some)[None]).reshape(-1)
@@ -57,25 +64,6 @@ def resampled(
 def _parts(numbers: Sequence[int], most: int) -> list[Sequence[int]]:
     most = max(1, most)
     return [numbers[first : first + most] for first in range(0, len(numbers), most)]
-
-
-def crop_with_pillow(image: np.ndarray, boxes: np.ndarray, size: int) -> Float[Tensor, "crops 3 size size"]:
-    """Crops of one image, one by one.
-
-    Args:
-        image: UInt8[height, width, 3].
-        boxes: Float64[crops, 4], left, top, width, height.
-        size: side of the crops, pixels.
-
-    Returns:
-        Values in 0..1.
-    """
-    picture = Image.fromarray(image)
-    crops = [
-        np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h)))
-        for x, y, w, h in boxes
-    ]
-    return torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div_(255)
 
 
 def crop_with_matrices(

@@ -1,12 +1,18 @@
-"""Safetensors files written tensor by tensor: hashed on their way to the disk, never copied as a whole."""
+"""Safetensors files as checkpoints need them: hashed on their way to the disk, read into tensors that exist already.
 
+Neither way copies a file, or maps it, as a whole.
+"""
+
+import errno
 import hashlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -67,3 +73,55 @@ def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> memor
 def _bytes_of(tensor: Tensor) -> memoryview:
     """The elements of a tensor, not copied if it is contiguous and on the CPU."""
     return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+
+
+class TensorFile:
+    """A file that `write_tensors` has written and that was verified; several threads may read it.
+
+    Args:
+        path: of the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("rb", buffering=0)
+        length = int.from_bytes(self._file.read(8), "little")
+        header: dict[str, Any] = json.loads(self._file.read(length))
+        self.metadata: dict[str, str] = header.pop("__metadata__", {})
+        """As given to `write_tensors`."""
+        self._entries = header
+        self._data = 8 + length
+
+    def numel(self, name: str) -> int:
+        """Elements of a tensor."""
+        return math.prod(self._entries[name]["shape"])
+
+    def read(self, name: str, start: int, target: Tensor) -> None:
+        """Fills a tensor of any device with as many elements, from `start` on in the flattened stored one.
+
+        Args:
+            name: of the stored tensor.
+            start: first element.
+            target: of the stored dtype.
+
+        Raises:
+            OSError: if the file ends too early or cannot be read.
+            ValueError: if the dtypes differ.
+        """
+        entry = self._entries[name]
+        if _DTYPES.get(target.dtype) != entry["dtype"]:
+            raise ValueError(f"{name} is stored as {entry['dtype']}, not as {target.dtype}")
+        direct = target.device.type == "cpu" and target.is_contiguous()
+        landing = target if direct else torch.empty(target.shape, dtype=target.dtype)
+        content = _bytes_of(landing)
+        offset = self._data + entry["data_offsets"][0] + start * target.element_size()
+        while content:
+            count = os.preadv(self._file.fileno(), [content], offset)
+            if count == 0:
+                raise OSError(errno.EIO, "the file ends too early", self._file.name)
+            content, offset = content[count:], offset + count
+        if not direct:
+            target.copy_(landing)
+
+    def close(self) -> None:
+        """Lets go of the file."""
+        self._file.close()

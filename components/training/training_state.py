@@ -1,17 +1,18 @@
 """What a checkpoint holds, and how it is put back, on the same or on another number of processes.
 
-Each process writes its shards: weights, Adam's moments and averages by parameter name, unpadded, with the place of
-each piece in the flattened parameter. A reader therefore needs no knowledge of who wrote: it copies the overlap of
-every stored piece with its own. Process 0 adds the buffers (centres) and `state.json`.
+Each process writes its shards, in two files: weights and averages, and Adam's moments, by parameter name, unpadded,
+with the place of each piece in the flattened parameter. A reader therefore needs no knowledge of who wrote: it
+copies the overlap of every stored piece with its own. Process 0 adds the buffers (centres) and `state.json`.
 """
 
 import errno
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-import safetensors
 import safetensors.torch
 import torch
 import torch.distributed as dist
@@ -21,15 +22,21 @@ from components.errors import UserError
 from components.training.checkpoint import STATE, CheckpointError, CheckpointStore, read_state, write_durably
 from components.training.ema import MovingAverage
 from components.training.engine import Engine
-from components.training.layouts import MOMENTS, Shard
+from components.training.layouts import MOMENTS
 from components.training.mirror import Mirror
-from components.training.tensor_files import write_tensors
+from components.training.tensor_files import TensorFile, write_tensors
 
-FORMAT = 1
+FORMAT = 2
+WEIGHTS, MOMENTS_OF = "shard", "moments"
+"""Kinds of files: weights, averages and the generator's state; Adam's moments. Both are hashed at the same time."""
 BUFFERS = "buffers.safetensors"
 RNG = "rng"
-_PIECES = "pieces"
+READERS = 4
+"""Threads that put a checkpoint's tensors back."""
+_STARTS = "pieces"
 T = TypeVar("T")
+Piece = tuple[int, Tensor]
+"""Where it starts in the flattened whole, and its elements."""
 
 
 class TrainingState:
@@ -110,13 +117,13 @@ class TrainingState:
         state = read_state(folder)
         if state.get("format") != FORMAT:
             raise CheckpointError(f"format {state.get('format')} is unknown to this version")
-        pieces = StoredPieces(sorted(folder.glob("shard-*.safetensors")))
-        for prefix, shard, tensor in self._tensors():
-            pieces.read(f"{prefix}/{shard.name}", shard.start, tensor)
+        pieces = StoredPieces(files_of(folder, WEIGHTS) + files_of(folder, MOMENTS_OF))
+        wanted = [*self._weights(), *self._moments(), *self._averages()]
+        with ThreadPoolExecutor(READERS) as beside:
+            for done in [beside.submit(pieces.read, *one) for one in sorted(wanted, key=lambda one: -one[2].numel())]:
+                done.result()
         self._engine.optimizer_steps = state["optimizer_steps"]
         self._engine.publish_weights()
-        for (prefix, name), (shard, tensor) in self._averages().items():
-            pieces.read(f"{prefix}/{name}", shard.start, tensor)
         self._average.publish()
         load_buffers(self._engine.module, folder / BUFFERS)
         if (rng := pieces.of_process(dist.get_rank(), RNG)) is not None:
@@ -126,9 +133,10 @@ class TrainingState:
 
     def _write_files(self, partial: Path, step: int, values: Mapping[str, Any]) -> dict[str, str]:
         rank, world = dist.get_rank(), dist.get_world_size()
-        name = f"shard-{rank:05d}-of-{world:05d}.safetensors"
-        tensors, starts = self._own_pieces()
-        digests = {name: write_tensors(partial / name, tensors, metadata={_PIECES: json.dumps(starts)})}
+        own = [(f"{kind}-{rank:05d}-of-{world:05d}.safetensors", pieces) for kind, pieces in self._own_pieces().items()]
+        with ThreadPoolExecutor() as beside:
+            written = {name: beside.submit(write_pieces, partial / name, pieces) for name, pieces in own}
+        digests = {name: digest.result() for name, digest in written.items()}
         if rank == 0:
             buffers = {name: value.cpu() for name, value in self._engine.module.named_buffers()}
             digests[BUFFERS] = write_durably(partial / BUFFERS, safetensors.torch.save(buffers))
@@ -136,36 +144,55 @@ class TrainingState:
             digests[STATE] = write_durably(partial / STATE, json.dumps(state).encode())
         return digests
 
-    def _own_pieces(self) -> tuple[dict[str, Tensor], dict[str, int]]:
-        """What this process writes, and where each piece starts in the flattened whole."""
-        tensors: dict[str, Tensor] = {}
-        starts: dict[str, int] = {}
+    def _own_pieces(self) -> dict[str, "dict[str, Piece]"]:
+        """What this process writes, by kind of file: where each piece starts in the flattened whole, and the piece."""
+        own: dict[str, dict[str, Piece]] = {WEIGHTS: {}, MOMENTS_OF: {}}
         if dist.get_rank() == 0 or not self._engine.layout.replicated:
-            named = [(f"{prefix}/{shard.name}", shard, tensor) for prefix, shard, tensor in self._tensors()]
-            named += [(f"{p}/{name}", shard, tensor) for (p, name), (shard, tensor) in self._averages().items()]
-            for name, shard, tensor in named:
-                tensors[name] = tensor
-                starts[name] = shard.start
-        tensors[RNG] = torch.get_rng_state()
-        return tensors, starts
+            for kind, (name, start, tensor) in itertools.chain(
+                ((WEIGHTS, piece) for piece in (*self._weights(), *self._averages())),
+                ((MOMENTS_OF, piece) for piece in self._moments()),
+            ):
+                own[kind][name] = (start, tensor)
+        own[WEIGHTS][RNG] = (0, torch.get_rng_state())
+        return own
 
-    def _tensors(self) -> Iterator[tuple[str, Shard, Tensor]]:
+    def _weights(self) -> Iterator[tuple[str, int, Tensor]]:
         for shard in self._engine.shards:
-            yield "weight", shard, shard.weight
-            for moment in MOMENTS:
-                yield moment, shard, shard.moments[moment]
+            yield f"weight/{shard.name}", shard.start, shard.weight
 
-    def _averages(self) -> dict[tuple[str, str], tuple[Shard, Tensor]]:
+    def _moments(self) -> Iterator[tuple[str, int, Tensor]]:
+        for shard in self._engine.shards:
+            for moment in MOMENTS:
+                yield f"{moment}/{shard.name}", shard.start, shard.moments[moment]
+
+    def _averages(self) -> Iterator[tuple[str, int, Tensor]]:
         averages = self._average.averages
-        return {("average", name): (shard, averages[name]) for name, shard in self._average.shards.items()}
+        for name, shard in self._average.shards.items():
+            yield f"average/{name}", shard.start, averages[name]
+
+
+def write_pieces(path: Path, pieces: Mapping[str, Piece]) -> str:
+    """Writes pieces with their starts, and flushes to the disk.
+
+    Returns:
+        SHA-256 of the file, hexadecimal.
+    """
+    starts = {name: start for name, (start, _) in pieces.items()}
+    tensors = {name: tensor for name, (_, tensor) in pieces.items()}
+    return write_tensors(path, tensors, metadata={_STARTS: json.dumps(starts)})
+
+
+def files_of(folder: Path, kind: str) -> list[Path]:
+    """The files of a kind in a checkpoint, by the process that wrote them."""
+    return sorted(folder.glob(f"{kind}-*.safetensors"))
 
 
 class StoredPieces:
     """The shard files of a checkpoint, read piece by piece."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._open: list[Any] = [safetensors.safe_open(file, framework="pt") for file in files]
-        self._starts: list[dict[str, int]] = [json.loads(file.metadata()[_PIECES]) for file in self._open]
+        self._open = [TensorFile(file) for file in files]
+        self._starts: list[dict[str, int]] = [json.loads(file.metadata[_STARTS]) for file in self._open]
 
     @torch.no_grad()
     def read(self, name: str, start: int, target: Tensor) -> None:
@@ -174,23 +201,26 @@ class StoredPieces:
         for file, starts in zip(self._open, self._starts, strict=True):
             if name not in starts or missing == 0:
                 continue
-            piece = file.get_slice(name)
-            offset, count = starts[name], piece.get_shape()[0]
-            low, high = max(start, offset), min(stop, offset + count)
+            offset = starts[name]
+            low, high = max(start, offset), min(stop, offset + file.numel(name))
             if low < high:
-                target[low - start : high - start] = piece[low - offset : high - offset]
+                file.read(name, low - offset, target[low - start : high - start])
                 missing -= high - low
         if missing:
             raise CheckpointError(f"{name}: {missing} elements are missing, it is the checkpoint of another model")
 
     def of_process(self, rank: int, name: str) -> Tensor | None:
-        """A tensor that one process alone wrote; None if there was no such process."""
-        found: Tensor | None = self._open[rank].get_tensor(name) if rank < len(self._open) else None
+        """Bytes that one process alone wrote; None if there was no such process."""
+        if rank >= len(self._open):
+            return None
+        found = torch.empty(self._open[rank].numel(name), dtype=torch.uint8)
+        self._open[rank].read(name, 0, found)
         return found
 
     def close(self) -> None:
         """Lets go of the files."""
-        self._open.clear()
+        for file in self._open:
+            file.close()
 
 
 def load_buffers(module: nn.Module, path: Path) -> None:

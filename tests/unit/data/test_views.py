@@ -1,6 +1,7 @@
 """Crops and colours match plain versions, and every sample's result is its own."""
 
 import colorsys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 
 from components.data import colour, resampling
-from components.data.resampling import crop_with_matrices, crop_with_pillow
+from components.data.resampling import crop_with_matrices, resampled
 from components.data.views import Draws, ViewParams, draw_views, kinds
 
 ID = "ab" * 32
@@ -28,14 +29,22 @@ def crops_of(seed: int = 0, count: int = 6, side: int = 24) -> torch.Tensor:
     return torch.from_numpy(noise(count, side, side)).permute(0, 3, 1, 2).float() / 255
 
 
+def with_pillow(image: np.ndarray, box: np.ndarray, size: int) -> torch.Tensor:
+    x, y, w, h = box
+    crop = Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC, box=(x, y, x + w, y + h))
+    return torch.from_numpy(np.asarray(crop).copy()).permute(2, 0, 1).float() / 255
+
+
 @pytest.mark.parametrize("size", [7, 16, 32, 48])
-def test_matrix_crops_match_pillow(size: int) -> None:
+def test_crops_match_pillow(size: int) -> None:
     images = noise(3, 40, 56)
     boxes = np.array([[0, 0, 56, 40], [10, 5, 20, 30], [30, 20, 9, 9], [0, 0, 9, 13], [47, 31, 9, 9], [3, 3, 37, 29.0]])
     made = crop_with_matrices(torch.from_numpy(images).permute(0, 3, 1, 2).float(), boxes, size)
+    compiled = resampled(list(images), boxes, size, torch.device("cpu"))
     for row, box in enumerate(boxes):
-        plain = crop_with_pillow(images[row % 3], box[None], size)[0]
+        plain = with_pillow(images[row % 3], box, size)
         assert (made[row] - plain).abs().max() < 2.5 / 255  # Pillow rounds to 8 bits between its two passes
+        assert (compiled[row] - plain).abs().max() < 1.1 / 255
 
 
 def test_matrix_crops_match_pillow_on_real_photos(real_data: Path) -> None:
@@ -47,7 +56,7 @@ def test_matrix_crops_match_pillow_on_real_photos(real_data: Path) -> None:
     drawn = [draw_views(ViewParams(), seed=0, epoch=0, image_id=ID, width=32, height=32)[1] for _ in members]
     boxes = Draws.stack(drawn).boxes
     made = crop_with_matrices(torch.from_numpy(images).permute(0, 3, 1, 2).float(), boxes, 16)
-    plain = torch.stack([crop_with_pillow(images[row % 20], box[None], 16)[0] for row, box in enumerate(boxes)])
+    plain = torch.stack([with_pillow(images[row % 20], box, 16) for row, box in enumerate(boxes)])
     assert (made - plain).abs().max() < 2.5 / 255
 
 
@@ -56,10 +65,8 @@ def test_crops_are_the_same_bits_however_little_is_resampled_at_a_time(
     limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Below the bytes of one image, one crop is made at a time."""
-    images = [*noise(5, 40, 56), *noise(2, 30, 20), *noise(1, 150, 20)]
-    drawn = [draw_views(ViewParams(), seed=0, epoch=n, image_id=ID, width=20, height=30)[1] for n in range(8)]
-    boxes, cpu = Draws.stack(drawn).boxes, torch.device("cpu")
-    whole = resampling.resampled(images, boxes, 16, cpu)
+    images, boxes = of_three_sizes()
+    whole = resampling.multiplied(images, boxes, 16, torch.device("cpu"))
     stacked = []
 
     def counted(some: torch.Tensor, rows: np.ndarray, size: int) -> torch.Tensor:
@@ -68,11 +75,22 @@ def test_crops_are_the_same_bits_however_little_is_resampled_at_a_time(
 
     monkeypatch.setattr(resampling, "CHUNK_BYTES", limit)
     monkeypatch.setattr(resampling, "crop_with_matrices", counted)
-    assert torch.equal(resampling.resampled(images, boxes, 16, cpu), whole)
-    assert max(stacked) <= max(limit, 3 * 40 * 56 * 4)
+    assert torch.equal(resampling.multiplied(images, boxes, 16, torch.device("cpu")), whole)
+    assert max(stacked) <= max(limit, 4 * max(image.size for image in images))
+
+
+@pytest.mark.parametrize("crop", [resampling.resampled, resampling.multiplied], ids=["compiled", "matrices"])
+def test_crops_of_an_image_are_what_they_would_be_alone(crop: Callable[..., torch.Tensor]) -> None:
+    images, boxes = of_three_sizes()
+    whole = crop(images, boxes, 16, torch.device("cpu"))
     for row, image in enumerate(images):
-        alone = resampling.resampled([image], boxes[row::8], 16, cpu)
-        assert torch.equal(whole[row::8], alone)
+        assert torch.equal(whole[row :: len(images)], crop([image], boxes[row :: len(images)], 16, torch.device("cpu")))
+
+
+def of_three_sizes() -> tuple[list[np.ndarray], np.ndarray]:
+    images = [*noise(5, 40, 56), *noise(2, 30, 20), *noise(1, 150, 20)]
+    drawn = [draw_views(ViewParams(), seed=0, epoch=n, image_id=ID, width=20, height=30)[1] for n in range(8)]
+    return images, Draws.stack(drawn).boxes
 
 
 def test_hue_matches_colorsys() -> None:
@@ -120,16 +138,47 @@ def test_solarisation_inverts_bright_pixels_only() -> None:
     assert torch.allclose(colour.solarise(crops).flatten(), torch.tensor([0.2, 1 - 128 / 255, 0.1]), atol=1e-6)
 
 
-def test_a_crop_of_the_batch_is_what_it_would_be_alone() -> None:
+@pytest.mark.parametrize("augment", [colour.augment, colour.augment_together], ids=["compiled", "together"])
+def test_a_crop_of_the_batch_is_what_it_would_be_alone(augment: Callable[..., torch.Tensor]) -> None:
     params = ViewParams(global_size=24, local_size=12, local_crops=2)
     drawn = [draw_views(params, seed=1, epoch=2, image_id=f"{n:064x}", width=40, height=40)[0] for n in range(7)]
     images = torch.from_numpy(noise(7, 40, 40)).permute(0, 3, 1, 2).float()
     together = Draws.stack(drawn)
-    batch = colour.augment(crop_with_matrices(images, together.boxes, 24), together, 9)
+    batch = augment(crop_with_matrices(images, together.boxes, 24), together, 9)
     for row in range(7):
         own = Draws.stack(drawn[row : row + 1])
-        alone = colour.augment(crop_with_matrices(images[row : row + 1], own.boxes, 24), own, 9)
+        alone = augment(crop_with_matrices(images[row : row + 1], own.boxes, 24), own, 9)
         assert torch.equal(batch[row::7], alone)
+
+
+def test_both_ways_to_colour_crops_are_the_same() -> None:
+    params = ViewParams(global_size=24, local_size=12, local_crops=6)
+    drawn = [draw_views(params, seed=1, epoch=2, image_id=f"{n:064x}", width=40, height=40) for n in range(20)]
+    for number, kind in enumerate(kinds(params)):
+        draws = Draws.stack([one[number] for one in drawn])
+        crops = crops_of(count=len(draws.boxes), side=kind.size)
+        compiled, together = colour.augment(crops.clone(), draws, 9), colour.augment_together(crops.clone(), draws, 9)
+        near = (compiled - together).abs() < 1e-4
+        # a value at the threshold of solarisation may fall on either side of it
+        assert near.float().mean() > 0.9999
+        assert near[torch.from_numpy(~draws.solarise)].all()
+
+
+def test_a_crop_of_one_pixel_and_a_kernel_wider_than_the_crop() -> None:
+    for side in (1, 2, 3):
+        crops = crops_of(count=2, side=side)
+        draws = Draws(
+            boxes=np.zeros((2, 4)),
+            flip=np.array([True, False]),
+            jitter=np.ones(2, bool),
+            factors=np.float32([[1.2, 0.8, 1.1, 0.05], [0.7, 1.3, 0.9, -0.1]]),
+            order=np.int8([[3, 2, 1, 0], [0, 1, 2, 3]]),
+            grey=np.zeros(2, bool),
+            sigma=np.float32([1.5, 0.4]),
+            solarise=np.zeros(2, bool),
+        )
+        compiled, together = colour.augment(crops.clone(), draws, 9), colour.augment_together(crops.clone(), draws, 9)
+        assert torch.allclose(compiled, together, atol=1e-4)
 
 
 def test_draws_depend_on_seed_epoch_and_image_alone() -> None:

@@ -9,7 +9,7 @@ import safetensors
 import torch
 
 from components.training import tensor_files
-from components.training.tensor_files import write_tensors
+from components.training.tensor_files import TensorFile, write_tensors
 
 TENSORS = {
     "state": torch.arange(13, dtype=torch.uint8),
@@ -54,3 +54,22 @@ def test_F7_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         write_tensors(tmp_path / "full", {"x": torch.randn(100_000)}, metadata={})
+
+
+def test_a_part_of_a_tensor_is_read_into_one_that_exists(tmp_path: Path) -> None:
+    tensors = {"weights": torch.arange(100.0).view(4, 25), "state": torch.arange(5, dtype=torch.uint8)}
+    write_tensors(tmp_path / "x", tensors, metadata={"pieces": "{}"})
+    file = TensorFile(tmp_path / "x")
+    assert (file.metadata, file.numel("weights")) == ({"pieces": "{}"}, 100)
+    target = torch.zeros(30)
+    file.read("weights", 40, target[10:20])
+    assert torch.equal(target, torch.cat([torch.zeros(10), torch.arange(40.0, 50), torch.zeros(10)]))
+    spread = torch.zeros(10, 2)
+    file.read("weights", 90, spread[:, 1])
+    assert torch.equal(spread[:, 1], torch.arange(90.0, 100))
+    assert not spread[:, 0].any()
+    with pytest.raises(ValueError, match=r"state is stored as U8, not as torch\.float32"):
+        file.read("state", 0, torch.zeros(5))
+    with pytest.raises(OSError, match="the file ends too early"):
+        file.read("state", 0, torch.zeros(4000, dtype=torch.uint8))
+    file.close()
