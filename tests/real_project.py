@@ -30,16 +30,17 @@ def copy_project(project: Path) -> Path:
     return project
 
 
+def environment(project: Path, **variables: str) -> dict[str, str]:
+    """That of a command in a project whose servers and settings are its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SELFSIGHT_", "PREFECT_"))}
+    path = f"{Path(sys.executable).parent}:{kept['PATH']}"
+    return {**kept, "PATH": path, "SELFSIGHT_HOME": str(project), **variables}
+
+
 def call(project: Path, *command: str, **variables: str) -> str:
     """Runs a command that must succeed; returns what it printed on both streams."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SELFSIGHT_", "PREFECT_"))}
-    environment = {
-        **kept,
-        "PATH": f"{Path(sys.executable).parent}:{kept['PATH']}",
-        "SELFSIGHT_HOME": str(project),
-        **variables,
-    }
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=False)
+    own = environment(project, **variables)
+    done = subprocess.run(command, cwd=project, env=own, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command} failed:\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     return done.stdout + done.stderr
 

@@ -15,7 +15,15 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from components.errors import UserError
-from components.registry.versions import CHAMPION, RegisteredVersion, by_number, champion, registry, registry_lock
+from components.registry.versions import (
+    CHAMPION,
+    RegisteredVersion,
+    by_number,
+    champion,
+    registered_model,
+    registry,
+    registry_lock,
+)
 from components.settings import Settings
 
 _TAG = "history."
@@ -136,15 +144,8 @@ def history(settings: Settings) -> list[HistoryEntry]:
     Raises:
         RegistryUnavailable: if MLflow does not answer.
     """
-    from mlflow.exceptions import MlflowException
-
-    with registry(settings) as made:
-        try:
-            tags = made.get_registered_model(settings.model_name).tags
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return []
-            raise
+    model = registered_model(settings)
+    tags = model.tags if model else {}
     entries = [HistoryEntry(**json.loads(value)) for name, value in tags.items() if name.startswith(_TAG)]
     return sorted(entries, key=lambda entry: entry.number)
 

@@ -149,19 +149,28 @@ def aliases(settings: Settings) -> dict[str, list[str]]:
     Raises:
         RegistryUnavailable: if MLflow does not answer.
     """
+    model = registered_model(settings)
+    carried: dict[str, list[str]] = {}
+    for alias, version in sorted(model.aliases.items()) if model else ():
+        carried.setdefault(str(version), []).append(alias)
+    return carried
+
+
+def registered_model(settings: Settings) -> Any | None:
+    """MLflow's `RegisteredModel`, with its tags and aliases; None before the first version.
+
+    Raises:
+        RegistryUnavailable: if MLflow does not answer.
+    """
     from mlflow.exceptions import MlflowException
 
     with registry(settings) as made:
         try:
-            found = made.get_registered_model(settings.model_name).aliases
+            return made.get_registered_model(settings.model_name)
         except MlflowException as error:
             if error.error_code in _ABSENT:
-                return {}
+                return None
             raise
-    carried: dict[str, list[str]] = {}
-    for alias, version in sorted(found.items()):
-        carried.setdefault(str(version), []).append(alias)
-    return carried
 
 
 @contextmanager

@@ -10,12 +10,11 @@ import miniature
 import numpy as np
 import pytest
 from PIL import Image
+from turns import champion, turn
 
-from components.registry.versions import CHAMPION, by_alias
 from components.settings import get_settings
 from components.tracking import client
 from components.tracking.mlflow_store import experiment_id
-from flows.retrain import retrain
 from flows.server import Orchestrator
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -90,17 +89,6 @@ def add_pictures(project: Path, seed: int, tint: tuple[float, float, float] = (1
         colour, noise = rng.uniform(60, 190, 3), rng.normal(0, 25, (24, 24, 3))
         pixels = np.clip((colour + noise) * tint, 0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(project / "photos" / f"{seed}-{number:02d}.png")
-
-
-def turn() -> tuple[str, str]:
-    state = retrain(retries=0, return_state=True)
-    state.result()
-    return state.name, state.message
-
-
-def champion() -> str | None:
-    found = by_alias(CHAMPION, get_settings())
-    return found and found.version
 
 
 def test_the_loop_waits_for_drift_and_for_takedowns(loop: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from artifacts import evaluation, make_artifact
 from PIL import Image
 from s3_server import s3_server
+from turns import champion, turn
 
 from components.errors import UserError
 from components.registry.promotion import history
@@ -19,7 +20,6 @@ from components.registry.registration import register
 from components.registry.versions import CANDIDATE, CHAMPION, by_alias
 from components.settings import get_settings
 from flows.promotion import roll_back
-from flows.retrain import retrain
 from flows.server import Orchestrator
 
 pytestmark = pytest.mark.timeout(240)
@@ -53,17 +53,6 @@ def release(project: Path, seed: int, score: float) -> None:
     """What the last stage makes the next time that it runs."""
     shutil.rmtree(project / "made", ignore_errors=True)
     make_artifact(project / "made", seed, evaluation=evaluation(score))
-
-
-def turn() -> tuple[str, str]:
-    state = retrain(retries=0, return_state=True)
-    state.result()
-    return state.name, state.message
-
-
-def champion() -> str | None:
-    found = by_alias(CHAMPION, get_settings())
-    return found and found.version
 
 
 def test_the_loop_promotes_what_passes_keeps_what_is_better_and_skips_when_nothing_is_new(loop: Path) -> None:
