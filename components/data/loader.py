@@ -110,12 +110,12 @@ class CropLoader:
         """
         first, seen = self._part(step, micro, micros)
         count = len(seen)
-        masks = draw_masks(self._masks, seed=self._seed, step=step, crops=2 * self._global_batch, grid=self._grid).view(
-            2, self._global_batch, -1
-        )
+        crops = 2 * self._global_batch
+        rows = [view * self._global_batch + place for view in (0, 1) for place in range(first, first + count)]
+        masks = draw_masks(self._masks, seed=self._seed, step=step, crops=crops, grid=self._grid, rows=rows)
         return CropBatch(
             crops=self._crops(seen),
-            masks=masks[:, first : first + count].reshape(2 * count, -1).to(self.device),
+            masks=masks.to(self.device),
             ids=tuple(self._ids[visit.place] for visit in seen),
             positions=torch.arange(first, first + count),
             step=step,

@@ -1,6 +1,7 @@
 """Block-wise masks for the global crops of a whole global batch (BEiT's blocks with DINOv2's stratified ratios)."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -31,11 +32,14 @@ class MaskParams(Params):
         return self
 
 
-def draw_masks(params: MaskParams, *, seed: int, step: int, crops: int, grid: int) -> Bool[Tensor, "crops patches"]:
-    """Masks of all global crops of a step.
+def draw_masks(
+    params: MaskParams, *, seed: int, step: int, crops: int, grid: int, rows: Sequence[int] | None = None
+) -> Bool[Tensor, "rows patches"]:
+    """Masks of the global crops of a step, or of some of them.
 
     The ratios of the masked crops are drawn one from each of as many equal strata of [ratio_min, ratio_max], and the
-    crops are shuffled (official code, `collate_data_and_cast`).
+    strata are dealt to the crops at random (official code, `collate_data_and_cast`). Each crop has draws of its own, so
+    that a part costs what its crops cost.
 
     Args:
         params: shares and ratios.
@@ -43,18 +47,28 @@ def draw_masks(params: MaskParams, *, seed: int, step: int, crops: int, grid: in
         step: optimizer step.
         crops: global crops of the global batch, two an image.
         grid: patches along a side of a global crop.
+        rows: which crops; None: all.
 
     Returns:
-        Bool[crops, grid * grid]; True: masked.
+        Bool[rows, grid * grid]; True: masked.
     """
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _STREAM, step])))
+    strata = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, _STREAM, step]))).permutation(crops)
     masked = int(crops * params.probability)
     edges = np.linspace(params.ratio_min, params.ratio_max, masked + 1)
-    masks = np.zeros((crops, grid, grid), dtype=bool)
-    for row in range(masked):
-        target = int(grid * grid * rng.uniform(edges[row], edges[row + 1]))
-        _fill(masks[row], target, rng)
-    return torch.from_numpy(masks[rng.permutation(crops)].reshape(crops, grid * grid))
+    wanted = range(crops) if rows is None else rows
+    masks = np.zeros((len(wanted), grid, grid), dtype=bool)
+    for mask, row in zip(masks, wanted, strict=True):
+        stratum = strata[row]
+        if stratum < masked:
+            rng = _rng(seed, step, row)
+            _fill(mask, int(grid * grid * rng.uniform(edges[stratum], edges[stratum + 1])), rng)
+    return torch.from_numpy(masks.reshape(len(wanted), grid * grid))
+
+
+def _rng(seed: int, step: int, row: int) -> np.random.Generator:
+    """Draws of one crop: Philox takes its key as it is, as in `draw_views`."""
+    key = step ^ (seed * 0x9E3779B97F4A7C15 & 0xFFFFFFFFFFFFFFFF)
+    return np.random.Generator(np.random.Philox(key=key | (row * 8 + _STREAM) << 64))
 
 
 def _fill(mask: np.ndarray, target: int, rng: np.random.Generator) -> None:

@@ -194,6 +194,34 @@ def test_masks_are_blocks_and_differ_from_step_to_step() -> None:
     assert neighbours > 0.6
 
 
+def test_the_masks_of_a_part_are_those_of_the_whole_and_only_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    from components.data import masking
+
+    whole = draw_masks(MaskParams(), seed=1, step=7, crops=64, grid=14)
+    filled, fill = [], masking._fill
+
+    def counted(mask: np.ndarray, target: int, rng: np.random.Generator) -> None:
+        filled.append(target)
+        fill(mask, target, rng)
+
+    monkeypatch.setattr(masking, "_fill", counted)
+    rows = [5, 6, 7, 37, 38, 39]
+    part = draw_masks(MaskParams(), seed=1, step=7, crops=64, grid=14, rows=rows)
+    assert torch.equal(part, whole[rows])
+    assert len(filled) == (whole[rows].sum(dim=1) > 0).sum() < len(rows)
+
+
+def test_crops_that_share_step_or_row_have_masks_of_their_own() -> None:
+    always = MaskParams(probability=1.0, ratio_min=0.3, ratio_max=0.3)
+    drawn = [
+        draw_masks(always, seed=seed, step=step, crops=16, grid=14, rows=[row])
+        for seed in (0, 1)
+        for step in (0, 1)
+        for row in (0, 1)
+    ]
+    assert len({mask.numpy().tobytes() for mask in drawn}) == len(drawn)
+
+
 @pytest.mark.parametrize("grid", [2, 4, 8])
 def test_small_grids_never_mask_more_than_asked(grid: int) -> None:
     for step in range(20):
