@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from benchmarks.converging_figure import draw
+from benchmarks.converging_figure import draw, end_of
 from benchmarks.converging_run import CURVE
 from benchmarks.report import report
 from benchmarks.workbench import ROOT
@@ -107,12 +107,6 @@ def train(data: Path, own: Path, way: dict[str, Any]) -> dict[str, Any]:
         rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
     knn = json.loads((own / CURVE).read_text())
     return {"loss": rows, "knn": knn, "seconds": round(perf_counter() - start, 1)}
-
-
-def end_of(curve: list[tuple[int, float]]) -> float:
-    """Mean over the last tenth of the steps."""
-    last = [value for step, value in curve if step > 0.9 * STEPS]
-    return sum(last) / len(last)
 
 
 def main() -> None:

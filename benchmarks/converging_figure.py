@@ -46,8 +46,14 @@ def draw(found: dict[str, dict[str, Any]], one: str, seed: str, picture: Path, p
 def table(found: dict[str, dict[str, Any]], one: str) -> str:
     """Losses and kNN at the end, in Markdown."""
     lines = ["| way | loss at the end | of one process | kNN top-1 |", "|---|---|---|---|"]
-    truth = found[one]["loss"][-1][1]
+    truth = end_of(found[one]["loss"])
     for name, curves in found.items():
-        loss = curves["loss"][-1][1]
+        loss = end_of(curves["loss"])
         lines.append(f"| {name} | {loss:.4f} | {loss / truth - 1:+.2%} | {curves['knn'][-1][1]:.1%} |")
     return "\n".join(lines) + "\n"
+
+
+def end_of(curve: list[tuple[int, float]]) -> float:
+    """Mean over the last tenth of the steps."""
+    last = [value for step, value in curve if step > 0.9 * curve[-1][0]]
+    return sum(last) / len(last)
