@@ -18,8 +18,9 @@ from components.registry.versions import CHAMPION, IDENTITY, by_alias
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.params import PipelineParams, parse_params
+from flows.drift import drift_now
 from flows.promotion import PresentImages, decide, promote_version, roll_back
-from flows.snapshot import refresh_embedder
+from flows.snapshot import refresh_embedder, refresh_locks
 
 ROOT = Path(__file__).parents[2]
 
@@ -137,3 +138,42 @@ def test_while_the_registry_is_away_the_embedder_stays_as_it_was(params: Pipelin
     assert '"builtin"' in before
     assert refresh_embedder(params, away, always=True) is None
     assert (settings.root / paths.EMBEDDER_LOCK).read_text() == before
+
+
+def champion_and_new_images(params: PipelineParams, settings: Settings) -> PipelineParams:
+    """The locks name the built-in embedder; then there is a champion, and the source holds other images."""
+    refresh_locks(params, settings)
+    add(settings, 1, 0.5)
+    promote_version(params, settings, None, force=False)
+    more = params.snapshot.model_copy(update={"source": f"{params.snapshot.source}&seed=1"})
+    return params.model_copy(update={"snapshot": more})
+
+
+@pytest.mark.parametrize("cut", ["refresh_initial", "refresh_embedder", "write_lock"])
+def test_new_images_are_curated_with_the_champion_although_the_snapshot_was_cut_off(
+    params: PipelineParams, settings: Settings, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut is an exception where a kill would strike."""
+    changed = champion_and_new_images(params, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"flows.snapshot.{cut}", _cut_off)
+        with pytest.raises(KeyError, match="cut off"):
+            refresh_locks(changed, settings)
+    refresh_locks(changed, settings)
+    assert "models:/backbone/1" in (settings.root / paths.EMBEDDER_LOCK).read_text()
+    assert refresh_locks(changed, settings).lines() == ["snapshot: nothing new"]
+
+
+def _cut_off(*_: object, **__: object) -> None:
+    raise KeyError("cut off")
+
+
+def test_new_images_are_curated_with_the_champion_although_drift_saw_them_first(
+    params: PipelineParams, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = champion_and_new_images(params, settings)
+    monkeypatch.setattr("flows.drift.load_params", lambda _: changed)
+    monkeypatch.setattr("flows.drift.decide_drift", lambda *_: None)
+    drift_now(settings, lambda _: None)
+    assert refresh_locks(changed, settings).lines() == ["snapshot: nothing new"]
+    assert "models:/backbone/1" in (settings.root / paths.EMBEDDER_LOCK).read_text()
