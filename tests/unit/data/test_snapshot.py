@@ -139,6 +139,7 @@ def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: 
     assert names(read_lock(record).objects) == ["cat/0.jpg", "cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
     (folder / "cat" / "0.jpg").write_bytes((folder / "cat" / "2.jpg").read_bytes())
     assert (
-        refresh_locks(params, bare_settings).source == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
+        refresh_locks(params, bare_settings).source
+        == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
     )
     assert names(read_lock(record).objects) == ["cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
