@@ -114,7 +114,7 @@ def sighting_lines(found: Sightings, count: int) -> list[str]:
         said += [f"began with the weights of version {one.ancestor}"] if one.ancestor is not None else []
         carried = f" ({', '.join(one.aliases)})" if one.aliases else ""
         lines.append(f"version {one.version}{carried}: {', '.join(said)}")
-    lines += [f"version {one}: unknown, nothing tells any more what it was trained on" for one in found.unknown]
+    lines += [f"version {one.version}: unknown, {one.reason}" for one in found.unknown]
     return lines or ["no registered version"]
 
 
