@@ -30,6 +30,7 @@ from flows.promotion import apply, decide
 from flows.sharing import require_bucket, transfer
 from flows.snapshot import Refreshed, refresh_locks
 from flows.status import is_up_to_date
+from flows.takedown import standing_lines
 from flows.terminal import current_terminal
 
 SKIPPED = "Skipped"
@@ -72,6 +73,8 @@ def retrain(retries: int = 1) -> State[Any]:
                 released = _train(refreshed, settings, retries)
         outcome = _judge(released, params, settings)
         shared = _pay(settings)
+        for line in standing_lines(settings):
+            _tell(line)
         if outcome is not None:
             return outcome
         if shared:

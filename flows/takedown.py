@@ -143,6 +143,22 @@ def standing_lines(settings: Settings) -> list[str]:
     ]
 
 
+def warning_lines(version: str, settings: Settings) -> list[str]:
+    """What is said when a version becomes champion that has seen forgotten images, or may have; else nothing."""
+    try:
+        forgotten = read_forgotten(settings.root / paths.FORGOTTEN_LOCK)
+        found = who_saw(forgotten, settings) if forgotten else Sightings((), ())
+    except UserError as error:  # the version is champion by now
+        return [f"warning: whether it has seen forgotten images is unknown: {error}"]
+    of_it = Sightings(
+        tuple(one for one in found.seen if one.version.version == version),
+        tuple(one for one in found.unknown if one.version.version == version),
+    )
+    if of_it == Sightings((), ()):
+        return []
+    return [f"warning: forgotten images: {line}" for line in sighting_lines(of_it, len(forgotten))]
+
+
 def _log(
     ids: Collection[str],
     settings: Settings,

@@ -154,8 +154,8 @@ def send(path: Path, settings: Settings) -> None:
 def replay_journals(settings: Settings | None = None) -> int:
     """Sends the journals that dead processes left behind, and ends the runs that nobody ended.
 
-    A journal that MLflow refuses (its run was deleted) is set aside under the ending `.refused`. One that cannot be sent
-    for another reason waits for the next replay. Neither stops the others.
+    A journal that MLflow refuses (its run was deleted) is set aside under the ending `.refused`. One that cannot be
+    sent for another reason waits for the next replay. Neither stops the others.
 
     Returns:
         How many journals were sent completely. Journals of living processes are left alone.

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from artifacts import evaluation, make_artifact
 
-from components.data.forgotten import FORGOTTEN
+from components.data.forgotten import FORGOTTEN, write_forgotten
 from components.data.ingest import build_manifest
 from components.data.manifest import Manifest
 from components.data.snapshot import take_snapshot
 from components.data.tables import write_table
 from components.errors import UserError
-from components.registry.promotion import history
+from components.registry.promotion import history, is_judged
 from components.registry.registration import register
-from components.registry.versions import CHAMPION, IDENTITY, by_alias
+from components.registry.versions import CHAMPION, IDENTITY, by_alias, by_number
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.params import PipelineParams, parse_params
@@ -44,6 +44,7 @@ def curate(params: PipelineParams, settings: Settings) -> None:
     paths.DEDUP.mkdir(parents=True)
     write_table(kept, paths.DEDUP / "kept.parquet")
     write_table(kept.slice(0, 0), paths.DEDUP / FORGOTTEN)
+    write_forgotten((), paths.FORGOTTEN_LOCK)
 
 
 def champion_of(settings: Settings) -> str | None:
@@ -177,3 +178,32 @@ def test_new_images_are_curated_with_the_champion_although_drift_saw_them_first(
     drift_now(settings, lambda _: None)
     assert refresh_locks(changed, settings).lines() == ["snapshot: nothing new"]
     assert "models:/backbone/1" in (settings.root / paths.EMBEDDER_LOCK).read_text()
+
+
+def test_what_was_forgotten_since_the_last_deduplication_is_measured_on_no_more(
+    params: PipelineParams, settings: Settings
+) -> None:
+    curate(params, settings)
+    before = PresentImages(params, settings)
+    assert before._split is not None
+    gone = {before._split.queries[0], before._split.bank[0]}
+    write_forgotten(gone, paths.FORGOTTEN_LOCK)
+    after = PresentImages(params, settings)
+    assert after._split is not None
+    assert not gone & {*after._split.queries, *after._split.bank}
+    assert after.identity != before.identity
+
+
+def test_a_version_that_is_left_counts_as_judged_although_its_promotion_was_cut_off(
+    params: PipelineParams, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, score in ((1, 0.5), (2, 0.6)):
+        add(settings, seed, score)
+        with monkeypatch.context() as patch:
+            patch.setattr("flows.promotion.record_judgement", _cut_off)
+            with pytest.raises(KeyError, match="cut off"):
+                promote_version(params, settings, None, force=False)
+    assert not is_judged(by_number("2", settings))
+    roll_back(settings)
+    assert champion_of(settings) == "1"
+    assert is_judged(by_number("2", settings)), "else the next turn of the loop would promote it again"

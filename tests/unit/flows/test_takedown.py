@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
-from artifacts import make_artifact
+from artifacts import evaluation, make_artifact
 
 from components.data.forgotten import read_forgotten
 from components.data.manifest import IMAGES, SOURCES, Manifest
@@ -18,9 +18,11 @@ from components.registry.images import ImageSources
 from components.registry.promotion import promote
 from components.registry.registration import register
 from components.settings import Settings
+from components.stages.params import load_params
 from flows.cli import app
 from flows.explanation import explain_lines, image_lines, who_saw_lines
 from flows.naming import ImageNames
+from flows.promotion import promote_version, roll_back
 from flows.takedown import forget, forgotten_lines, standing_lines
 
 
@@ -30,6 +32,7 @@ def sha(text: str) -> str:
 
 CAT, COPY, THUMBNAIL, DOG = sha("cat"), sha("copy"), sha("thumbnail"), sha("dog")
 LOG = Path("data/forgotten.log")
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -56,6 +59,7 @@ def there(settings: Settings) -> Settings:
         root / "release",
         1,
         role="teacher",
+        evaluation=evaluation(0.4),
         curated={"sha256": hashlib.sha256(trained.read_bytes()).hexdigest(), "count": 3},
         parameters={"pretrain": {"epochs": 3}},
         parameters_sha256="p" * 64,
@@ -250,6 +254,22 @@ def test_a_run_says_what_is_forgotten_only_if_something_is(there: Settings) -> N
         "forgotten     2 images, left out",
         "  seen by    version 1 (candidate, champion): trained on 1 of 2",
     ]
+
+
+def test_promotion_and_rollback_warn_where_the_new_champion_has_seen_forgotten_images(there: Settings) -> None:
+    params = load_params(ROOT / "params.yaml")
+    clean = make_artifact(there.root / "clean", 2, role="teacher", evaluation=evaluation(0.5))
+    register(clean, there)
+    assert "warning" not in promote_version(params, there, "2", force=True)
+    forget_some(there, "dog/1.jpg", "cat/2.jpg")
+    _, warning = roll_back(there).splitlines()
+    assert warning == "warning: forgotten images: version 1 (champion): trained on 1 of 2"
+    _, warning = promote_version(params, there, "2", force=True).splitlines()
+    assert warning.endswith(": version 2 (candidate, champion): unknown, nothing tells any more what it was trained on")
+    (there.root / "data" / "forgotten.lock").unlink()
+    done, warning = roll_back(there).splitlines()
+    assert "2 → 1" in done
+    assert "is unknown: " in warning
 
 
 def test_one_walks_from_an_image_to_versions_and_from_a_version_to_images(there: Settings) -> None:
