@@ -27,8 +27,6 @@ BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
 REFUSED = ".refused"
 LATER = (401, 403, 408, 429)
 """Statuses that say nothing of what was sent: credentials to mend, or a server to wait for."""
-NO_MLFLOW = "ENDPOINT_NOT_FOUND"
-"""Something else answers at that address."""
 
 
 class Journal:
@@ -196,14 +194,17 @@ def _is_away(error: Exception) -> bool:
     if isinstance(error, ConnectionError | TimeoutError):
         return True
     status = _status(error)
-    return status is not None and (status >= 500 or status in LATER or error.error_code == NO_MLFLOW)
+    return status is not None and (status >= 500 or status in LATER)
 
 
 def _status(error: Exception) -> int | None:
     """HTTP status of what MLflow raised; None of anything else."""
     from mlflow.exceptions import MlflowException
 
-    return int(error.get_http_status_code()) if isinstance(error, MlflowException) else None
+    if not isinstance(error, MlflowException):
+        return None
+    # an address without MLflow's interface is not MLflow's
+    return 503 if error.error_code == "ENDPOINT_NOT_FOUND" else int(error.get_http_status_code())
 
 
 def _set_aside(path: Path, error: Exception) -> None:

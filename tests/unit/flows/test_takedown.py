@@ -265,7 +265,7 @@ def test_promotion_and_rollback_warn_where_the_new_champion_has_seen_forgotten_i
     _, warning = roll_back(there).splitlines()
     assert warning == "warning: forgotten images: version 1 (champion): trained on 1 of 2"
     _, warning = promote_version(params, there, "2", force=True).splitlines()
-    assert warning.endswith(": version 2 (candidate, champion): unknown, nothing tells any more what it was trained on")
+    assert warning.endswith(": version 2: unknown, nothing tells any more what it was trained on")
     (there.root / "data" / "forgotten.lock").unlink()
     done, warning = roll_back(there).splitlines()
     assert "2 → 1" in done
