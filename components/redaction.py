@@ -16,6 +16,8 @@ _QUERY = (
 SECRET = re.compile(rf"://[^/?#\s]*@|[?&;](?:{_QUERY})=", re.I)
 ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://[^\s'\"<>]*[^\s'\"<>:;,.)]", re.I)
 SECRET_VARIABLE = re.compile(r"SECRET|PASSWORD|PASSWD|TOKEN|ACCESS_KEY|API_?KEY|CREDENTIALS?$", re.I)
+PATH_VARIABLE = re.compile(r"_(?:FILE|PATH)$|^GOOGLE_APPLICATION_CREDENTIALS$", re.I)
+"""Variables that say where a secret lies, whatever their names hold otherwise."""
 LEAST_LENGTH = 8
 """Shorter values are words that a log may well hold for other reasons."""
 HIDDEN = "[secret]"
@@ -54,11 +56,13 @@ def redact_text(text: str) -> str:
 
 def secrets_of(environment: Mapping[str, str]) -> set[str]:
     """Values that are secrets by the name of their variable, and passwords in addresses."""
-    found = {value for name, value in environment.items() if SECRET_VARIABLE.search(name)}
+    found = {
+        value for name, value in environment.items() if SECRET_VARIABLE.search(name) and not PATH_VARIABLE.search(name)
+    }
     for value in environment.values():
         for address in ADDRESS.findall(value):
             found.update(_password(address))
-    return {value for value in found if len(value) >= LEAST_LENGTH and not value.startswith("/")}
+    return {value for value in found if len(value) >= LEAST_LENGTH}
 
 
 def _password(address: str) -> Iterable[str]:

@@ -42,7 +42,7 @@ Force = Annotated[bool, typer.Option("--force", help="promote against the gate; 
 IMAGE = "a file, its name or URI in the source, or its SHA-256 or a prefix of it"
 ImageList = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help=IMAGE)]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="kept in data/forgotten.log")]
-Copies = Annotated[bool, typer.Option("--copies", help="their near-copies, too, as the last deduplication found them")]
+Copies = Annotated[bool, typer.Option("--copies", help="their near-copies, too, as deduplication has found them")]
 Undo = Annotated[bool, typer.Option("--undo", help="let them be used again")]
 List = Annotated[bool, typer.Option("--list", help="show the images that are forgotten; the default without IMAGE")]
 
@@ -220,10 +220,12 @@ def forget(
     from flows.takedown import forget as forget_images
     from flows.takedown import forgotten_lines
 
-    settings = _settings()
+    if list_ and (images or undo or copies):
+        raise UserError("--list takes nothing else", remedy="leave it out, or leave out the rest")
     if not images and (undo or copies):
         raise UserError("no image is given", remedy="`selfsight forget --list` shows which are forgotten")
-    if list_ or not images:
+    settings = _settings()
+    if not images:
         lines = forgotten_lines(settings)
     else:
         lines = forget_images(images, settings, reason=reason, copies=copies, undo=undo)

@@ -18,7 +18,7 @@ from components.stages.params import PipelineParams, load_params
 from flows.exclusion import sole_pipeline
 from flows.output import Output
 from flows.repro import Reproducer
-from flows.snapshot import refresh_source
+from flows.snapshot import refresh_locks
 
 if TYPE_CHECKING:
     from components.features.images import Reader
@@ -77,7 +77,8 @@ def drift_now(settings: Settings, on_output: Callable[[Output], None]) -> DriftD
         on_output: called with what `ingest` prints.
 
     Raises:
-        UserError: if there is no champion, or a source cannot be read.
+        UserError: if there is no champion, a source cannot be read, or what new images would be curated with or trained
+            from cannot be had.
         StageError: if `ingest` failed otherwise.
     """
     with sole_pipeline(settings.root):
@@ -85,7 +86,7 @@ def drift_now(settings: Settings, on_output: Callable[[Output], None]) -> DriftD
         current = champion(settings)
         if current is None:
             raise UserError("there is no champion to compare with", remedy="`selfsight run`, then `selfsight promote`")
-        refresh_source(params, settings)
+        refresh_locks(params, settings)
         return decide_drift(current, params, settings, on_output)
 
 

@@ -37,14 +37,15 @@ class ImageNames:
         """Ids of what is called so: one, or two where a file has changed since it was ingested under that name.
 
         Args:
-            image: a path, a name or URI in the source, a SHA-256, or a prefix of one.
+            image: a path, a name or URI in the source, a prefix of a SHA-256, or a whole one, which need not be known.
 
         Raises:
-            UserError: if there is no such image, or several.
+            UserError: if there is no such image, or several, or it is a file that the manifest does not hold.
         """
-        path, key = Path(image).expanduser(), image.lower()
-        if path.is_file():
-            return frozenset({hashlib.sha256(path.read_bytes()).hexdigest()}) | self._called(image)
+        key = image.lower()
+        digest = _digest_of_file(image)
+        if digest is not None:
+            return self._of_file(image, digest)
         if ID.fullmatch(key):
             return frozenset({key})
         found = self._called(image) or self._beginning_with(key)
@@ -56,6 +57,10 @@ class ImageNames:
         if not found:
             raise UserError(f"{image}: no such image", remedy=HOW)
         return found
+
+    def knows(self, image_id: str) -> bool:
+        """Whether the manifest holds the image."""
+        return self._sources is not None and bool(pc.any(pc.equal(self._sources["id"], image_id)).as_py())
 
     def name(self, image_id: str) -> str:
         """A name in the source; empty where the manifest does not hold the image."""
@@ -69,6 +74,30 @@ class ImageNames:
         if self._sources is None:
             return {}
         return dict(zip(self._sources["id"].to_pylist(), self._sources["name"].to_pylist(), strict=True))
+
+    def _of_file(self, image: str, digest: str) -> frozenset[str]:
+        called = self._called(image)
+        if called or digest in self._more or self.knows(digest):
+            return called | {digest}
+        if members := self._members(Path(image).name):
+            raise UserError(
+                f"{image}: no image, but a file with {len(members)} of them",
+                remedy=f"give those that are meant by name, such as {', '.join(members[:SHOWN])}",
+            )
+        raise UserError(
+            f"{image}: not in the snapshot", remedy=f"give its name there, or its SHA-256, which is {digest}"
+        )
+
+    def _members(self, file: str) -> list[str]:
+        """Names or URIs of the images that lie in a file of that name (tar, Parquet, video), sorted."""
+        if self._sources is None:
+            return []
+        inside = f"(^|/){re.escape(file)}[/#]"
+        for column in ("name", "uri"):
+            hits = self._sources.filter(pc.match_substring_regex(self._sources[column], inside))
+            if hits.num_rows:
+                return sorted(hits[column].to_pylist())
+        return []
 
     def _called(self, image: str) -> frozenset[str]:
         if self._sources is None:
@@ -84,3 +113,15 @@ class ImageNames:
             ids = self._sources["id"]
             found.update(ids.filter(pc.starts_with(ids, key)).to_pylist())
         return frozenset(found)
+
+
+def _digest_of_file(image: str) -> str | None:
+    """SHA-256 of a file; None if it is none, or cannot be read: it may be a name all the same."""
+    try:
+        path = Path(image).expanduser()
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (OSError, RuntimeError):  # too long, forbidden, or the home of nobody
+        return None

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from components.errors import UserError
 from components.registry.gates import GateResult, compare
-from components.registry.promotion import promote, record_judgement, rollback
+from components.registry.promotion import is_judged, promote, record_judgement, rollback
 from components.registry.versions import CANDIDATE, IDENTITY, RegisteredVersion, by_alias, by_number, champion
 from components.settings import Settings
 from components.stages import paths
 from components.stages.params import PipelineParams
+from flows.takedown import warning_lines
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,15 @@ def promote_version(params: PipelineParams, settings: Settings, version: str | N
         remedy = "nothing is left to do" if is_champion else "train a better one, or overrule the gate with --force"
         raise UserError(f"{named} is not promoted: {'; '.join(decision.result.reasons)}", remedy=remedy)
     reason = f"by hand, gate {decision.result}"
-    return apply(decision, settings, reason=reason if decision.result.passed else f"forced, {reason}")
+    done = apply(decision, settings, reason=reason if decision.result.passed else f"forced, {reason}")
+    return "\n".join([done, *warning_lines(decision.version.version, settings)])
 
 
 def roll_back(settings: Settings) -> str:
     """Makes the champion before the present one the champion again.
+
+    The one that is left counts as judged before it is left: a promotion that was cut off has not noted that, and the
+    loop would promote it again.
 
     Returns:
         What was done, in words.
@@ -97,7 +102,12 @@ def roll_back(settings: Settings) -> str:
     Raises:
         UserError: if there was none before.
     """
-    return str(rollback(settings, reason="by hand"))
+    current = champion(settings)
+    if current is not None and not is_judged(current):
+        record_judgement(current, "by hand", settings)
+    entry = rollback(settings, reason="by hand")
+    assert entry.version is not None
+    return "\n".join([str(entry), *warning_lines(entry.version, settings)])
 
 
 class PresentImages:
@@ -112,14 +122,17 @@ class PresentImages:
     """
 
     def __init__(self, params: PipelineParams, settings: Settings) -> None:
-        from components.data.forgotten import load_usable
+        from components.data.forgotten import read_forgotten, usable
+        from components.data.manifest import Manifest
         from components.data.tables import read_table
         from components.evaluation.split import labelled_split
         from components.registry.lineage import evaluation_identity
 
         self._params = params
         self._settings = settings
-        self._manifest = load_usable(settings.root / paths.MANIFEST, settings.root / paths.DEDUP)
+        # not what the last deduplication has left out: an image may have been forgotten since
+        forgotten = read_forgotten(settings.root / paths.FORGOTTEN_LOCK)
+        self._manifest = usable(Manifest.load(settings.root / paths.MANIFEST), forgotten)
         kept = settings.root / paths.DEDUP / "kept.parquet"
         found = evaluation_identity(self._manifest, kept, params.evaluate.protocol())
         self.identity = tuple(found[name] for name in IDENTITY)

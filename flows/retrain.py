@@ -28,8 +28,9 @@ from flows.pipeline import pipeline
 from flows.preflight import preflight
 from flows.promotion import apply, decide
 from flows.sharing import require_bucket, transfer
-from flows.snapshot import refresh_embedder, refresh_initial, refresh_source
+from flows.snapshot import Refreshed, refresh_locks
 from flows.status import is_up_to_date
+from flows.takedown import standing_lines
 from flows.terminal import current_terminal
 
 SKIPPED = "Skipped"
@@ -63,14 +64,17 @@ def retrain(retries: int = 1) -> State[Any]:
         require_bucket(settings)  # now, not after hours of training
     with sole_pipeline(settings.root):
         params = load_params(settings.root / paths.PARAMS)
-        news = refresh_source(params, settings)
+        refreshed = refresh_locks(params, settings)
+        news = refreshed.source
         released, waiting = _released(settings), None
         if news is not None or released is None or not is_up_to_date(settings.root):
             waiting = _waiting(released, params, settings)
             if released is None or waiting is None:
-                released = _train(news, params, settings, retries)
+                released = _train(refreshed, settings, retries)
         outcome = _judge(released, params, settings)
         shared = _pay(settings)
+        for line in standing_lines(settings):
+            _tell(line)
         if outcome is not None:
             return outcome
         if shared:
@@ -82,11 +86,12 @@ def retrain(retries: int = 1) -> State[Any]:
         return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
 
 
-def _train(news: str | None, params: PipelineParams, settings: Settings, retries: int) -> RegisteredVersion:
+def _train(refreshed: Refreshed, settings: Settings, retries: int) -> RegisteredVersion:
     """Brings the pipeline up to date, and returns what came of it."""
-    _tell(f"snapshot: {news}" if news else "snapshot: nothing new, but an earlier run is not complete")
-    refresh_embedder(params, settings, always=news is not None)
-    refresh_initial(params, settings, always=news is not None)
+    for line in refreshed.lines():
+        _tell(line)
+    if refreshed.source is None:
+        _tell("an earlier run is not complete")
     pipeline(retries=retries)
     released = _released(settings)
     if released is None:

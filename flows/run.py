@@ -76,15 +76,10 @@ def take_snapshot(settings: Settings, *, always: bool) -> None:
         UserError: if a source cannot be read, or the embedder or the initial weights cannot be had.
     """
     from components.stages.params import load_params
-    from flows.snapshot import refresh_embedder, refresh_initial, refresh_source
+    from flows.snapshot import refresh_locks
 
-    params = load_params(settings.root / paths.PARAMS)
-    news = refresh_source(params, settings)
-    sys.stderr.write(f"snapshot: {news or 'nothing new'}\n")
-    if embedder := refresh_embedder(params, settings, always=always or news is not None):
-        sys.stderr.write(f"embedder: {embedder}\n")
-    if initial := refresh_initial(params, settings, always=always or news is not None):
-        sys.stderr.write(f"pretrain begins with {initial}\n")
+    refreshed = refresh_locks(load_params(settings.root / paths.PARAMS), settings, always=always)
+    sys.stderr.write("".join(f"{line}\n" for line in refreshed.lines()))
 
 
 def retrain_once(settings: Settings, *, retries: int) -> None:

@@ -1,7 +1,6 @@
 """`selfsight push` and `pull`: the DVC cache in an S3 bucket that the settings name."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Literal
 
 from components.errors import UserError
@@ -125,10 +124,3 @@ def check_bucket(bucket: str, settings: Settings) -> None:
                 raise
             remedy = "make it, or mend SELFSIGHT_S3_BUCKET (SELFSIGHT_ARTIFACT_ROOT)"
             raise UserError(f"{SCHEME}{bucket}: no such bucket", remedy=remedy) from None
-
-
-def is_shared(root: Path) -> bool:
-    """Whether a default DVC remote is configured."""
-    from dvc.config import Config
-
-    return bool(Config(str(root / ".dvc")).get("core", {}).get("remote"))

@@ -1,6 +1,7 @@
 """Writing the locks that name what the pipeline works from: images, embedder, initial weights."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 from components.curation.embedding import (
@@ -27,8 +28,27 @@ NAMED = 3
 """Removed objects that are told by name."""
 
 
-def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
-    """Lists the sources and writes `data/source.lock` if it differs from the one there is.
+@dataclass(frozen=True)
+class Refreshed:
+    """What taking a snapshot has changed, in words; None where nothing has."""
+
+    source: str | None
+    embedder: str | None
+    initial: str | None
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        lines = [f"snapshot: {self.source or 'nothing new'}"]
+        lines += [f"embedder: {self.embedder}"] if self.embedder else []
+        lines += [f"pretrain begins with {self.initial}"] if self.initial else []
+        return lines
+
+
+def refresh_locks(params: PipelineParams, settings: Settings, *, always: bool = False) -> Refreshed:
+    """Lists the sources, and writes the locks that differ from those there are.
+
+    On new images the champion and `pretrain.initial` are looked up anew. `data/source.lock` is written last: whoever
+    finds nothing new may rely on the other two, also after a kill.
 
     What an earlier snapshot of the same source held and this one does not is kept in `data/source.removed`, which has
     the format of a lock.
@@ -36,20 +56,21 @@ def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
     Args:
         params: all parameters.
         settings: where things are.
-
-    Returns:
-        What is new, in words; None if nothing is.
+        always: look for a new champion and new initial weights also where there are no new images.
 
     Raises:
-        UserError: if a source cannot be read.
+        UserError: if a source cannot be read, or the embedder or the initial weights cannot be had.
     """
     lock, path = take_snapshot(params.snapshot, settings), settings.root / paths.SOURCE_LOCK
     before = _lock_at(path)
-    if before is not None and same_lock(before, lock):
-        return None
+    is_new = before is None or not same_lock(before, lock)
+    initial = refresh_initial(params, settings, always=always or is_new)
+    embedder = refresh_embedder(params, settings, always=always or is_new)
+    if not is_new:
+        return Refreshed(None, embedder, initial)
     _record_removed(before, lock, settings.root / paths.REMOVED)
     write_lock(lock, path)
-    return f"{redact(lock.train_uri)}: {_counts(before, lock)}"
+    return Refreshed(f"{redact(lock.train_uri)}: {_counts(before, lock)}", embedder, initial)
 
 
 def probe_sources(params: PipelineParams, settings: Settings) -> list[str]:

@@ -8,6 +8,7 @@ from components.curation.deduplication import DedupParams
 from components.curation.embedding import Describe, read_embedder_lock
 from components.curation.known_pairs import Described, Measure, labelled_pairs, planted_pairs
 from components.curation.thresholds import ScoredPairs, curve, draw_curve, recall_by_transform, suggest
+from components.data.forgotten import read_forgotten, usable
 from components.data.manifest import Manifest
 from components.data.shard_access import open_shards
 from components.data.tables import read_table
@@ -32,10 +33,12 @@ def measure_pairs(
         images: how many images to plant copies of.
 
     Raises:
-        UserError: if there is no manifest or no embedding yet, or a labelled pair is not understood.
+        UserError: if there is no manifest, no embedding or no list of forgotten images, or a labelled pair is not
+            understood.
     """
     chosen: Measure = measure or params.dedup.measure
-    manifest = Manifest.load(settings.root / paths.MANIFEST)
+    forgotten = read_forgotten(settings.root / paths.FORGOTTEN_LOCK)
+    manifest = usable(Manifest.load(settings.root / paths.MANIFEST), forgotten)
     lock = read_embedder_lock(settings.root / paths.EMBEDDER_LOCK)
     with open_shards(settings.root / paths.SHARDS, manifest.locations, settings) as reader:
         describe = Describe(lock, reader, params.embed.batch_size, settings.torch_device())

@@ -8,11 +8,12 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from components.curation.clustering import assign, kmeans
@@ -44,6 +45,21 @@ class DriftParams(Params):
     clusters: int = Field(16, ge=2, le=1024, description="clusters of the older images whose growth is shown")
     batch_size: int = Field(256, ge=1, description="images of one forward pass of the champion")
     seed: int = Field(0, ge=0, description="of the draw of images, of permutations and of clusters")
+
+    @model_validator(mode="after")
+    def _can_be_decided(self) -> Self:
+        """No drift could be found with too few permutations, and nothing be compared with too few images."""
+        if 1 / (1 + self.permutations) > self.significance:
+            least = math.ceil(1 / self.significance) - 1
+            raise ValueError(
+                f"with {self.permutations} permutations no p-value is as low as significance {self.significance}: set "
+                f"permutations to {least} or more, or raise significance"
+            )
+        if self.min_images > self.images:
+            raise ValueError(
+                f"images {self.images} is below min_images {self.min_images}: raise images, or lower min_images"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,9 @@ class DriftReport:
 
 
 def draw(ids: Sequence[str], groups: Sequence[str | None], count: int, seed: int) -> list[str]:
-    """Draws up to `count` images by hash, one of each group, so that new images change few of those drawn.
+    """Draws up to `count` groups by hash, and of each one image, so that new images change few of those drawn.
+
+    A group is drawn by its name, so that a long clip is drawn no sooner than a single image.
 
     Args:
         ids: images.
@@ -120,12 +138,14 @@ def draw(ids: Sequence[str], groups: Sequence[str | None], count: int, seed: int
     Returns:
         Ids, sorted.
     """
-    best: dict[str, tuple[bytes, str]] = {}
+    members: dict[str, list[str]] = {}
     for one, group in zip(ids, groups, strict=True):
-        key = hashlib.sha256(f"drift:{seed}:{one}".encode()).digest()
-        name = f"image:{one}" if group is None else f"group:{group}"
-        best[name] = min(best.get(name, (key, one)), (key, one))
-    return sorted(one for _, one in sorted(best.values())[:count])
+        members.setdefault(f"image:{one}" if group is None else f"group:{group}", []).append(one)
+
+    def rank(name: str) -> bytes:
+        return hashlib.sha256(f"drift:{seed}:{name}".encode()).digest()
+
+    return sorted(min(members[name], key=rank) for name in sorted(members, key=rank)[:count])
 
 
 def measure_drift(older: Vectors, newer: Vectors, params: DriftParams) -> DriftReport:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.data.lock import write_whole
 from components.data.manifest import Manifest
 from components.data.tables import read_table
 from components.errors import UserError
@@ -43,10 +44,7 @@ def read_forgotten(path: Path) -> frozenset[str]:
 
 def write_forgotten(ids: Collection[str], path: Path) -> None:
     """Writes the list sorted, replacing the file whole: its bytes depend on the ids only, not on their history."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial-lock")
-    partial.write_text("".join(f"{one}\n" for one in (HEADER, *sorted(ids))), encoding="utf-8")
-    partial.replace(path)
+    write_whole("".join(f"{one}\n" for one in (HEADER, *sorted(ids))), path)
 
 
 def usable(manifest: Manifest, forgotten: Collection[str]) -> Manifest:

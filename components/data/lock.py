@@ -1,6 +1,7 @@
 """The source lock: every object of a snapshot, to images what `dvc.lock` is to files."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -125,7 +126,7 @@ def write_lock(lock: SourceLock, path: Path) -> None:
     lines = [json.dumps(_header(lock))]
     for one in _ordered(lock.objects):
         lines.append(json.dumps(_values(one)))
-    _write_whole("\n".join(lines) + "\n", path)
+    write_whole("\n".join(lines) + "\n", path)
 
 
 def read_lock(path: Path) -> SourceLock:
@@ -160,7 +161,7 @@ def write_resolved(lock: Any, path: Path) -> None:
         lock: a dataclass of plain values.
         path: JSON file to write.
     """
-    _write_whole(json.dumps(asdict(lock), indent=2) + "\n", path)
+    write_whole(json.dumps(asdict(lock), indent=2) + "\n", path)
 
 
 def read_resolved(kind: type[T], path: Path) -> T:
@@ -175,11 +176,20 @@ def read_resolved(kind: type[T], path: Path) -> T:
         raise UserError(f"{path}: absent or damaged", remedy="write it with `selfsight snapshot`") from None
 
 
-def _write_whole(text: str, path: Path) -> None:
+def write_whole(text: str, path: Path) -> None:
+    """Replaces a file whole, for good: after a power cut it holds what was there before, or this."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial-lock")
-    partial.write_text(text, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)  # the rename, too
+    finally:
+        os.close(descriptor)
 
 
 def _parsed(line: str, path: Path, number: int, build: Callable[[Any], T]) -> T:

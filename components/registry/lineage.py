@@ -78,9 +78,9 @@ def describe_lineage(
         evaluation: metrics, and identity of the images they were computed on.
     """
     chosen = teacher if role == "teacher" else student
-    initial = _training(teacher).get("initial", {}).get("sha256")
+    initial = _training(teacher).get("initial", {})
     return {
-        **({"initial_sha256": initial} if initial else {}),
+        **{f"initial_{name}": digest for name, digest in initial.items()},
         "format": FORMAT,
         "role": role,
         "parameters": dict(parameters),

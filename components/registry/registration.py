@@ -97,6 +97,7 @@ def version_tags(lineage: Mapping[str, Any]) -> dict[str, str]:
         "teacher.sha256": lineage.get("teacher_sha256"),
         "student.sha256": lineage.get("student_sha256"),
         "initial.sha256": lineage.get("initial_sha256"),
+        "initial.converted_from": lineage.get("initial_converted_from_sha256"),
         "embedder": lineage.get("embedder", {}).get("version"),
         **{f"dvc.{path}": digest for path, digest in lineage.get("dependencies", {}).items()},
     }

@@ -9,6 +9,8 @@ from components.settings import Settings
 
 OWN_HASHES = ("artifact.sha256", "teacher.sha256", "student.sha256")
 INITIAL_TAG = "initial.sha256"
+FOREIGN_TAG = "initial.converted_from"
+"""Stands on a version that began with weights which came from elsewhere, in a foreign format."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +26,22 @@ class Sighting:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """A version of which it cannot be said that it has not seen the images."""
+
+    version: RegisteredVersion
+    reason: str
+    """As it goes on after "unknown, "."""
+
+
+@dataclass(frozen=True)
 class Sightings:
     """The answer for all versions."""
 
     seen: tuple[Sighting, ...]
     """The newest first."""
-    unknown: tuple[RegisteredVersion, ...]
-    """Versions of which nothing tells any more what they were trained on."""
+    unknown: tuple[Unknown, ...]
+    """The newest first; a version that has seen some of the images for certain, and perhaps others, is in both."""
 
     def version(self, number: str) -> Sighting | None:
         """What is known of one version; None if it saw none."""
@@ -48,21 +59,37 @@ def who_saw(ids: Collection[str], settings: Settings) -> Sightings:
         RegistryUnavailable: if MLflow does not answer.
     """
     versions, records, carried = all_versions(settings), ImageRecords(settings), aliases(settings)
-    trained: dict[str, frozenset[str]] = {}
-    unknown = []
+    lists = {one.version: records.trained(one) for one in versions}
+    trained = {number: among(ids, packed) for number, packed in lists.items() if packed is not None}
+    seen, unknown = [], []
     for version in versions:
-        packed = records.trained(version)
-        if packed is None:
-            unknown.append(version)
-        else:
-            trained[version.version] = among(ids, packed)
-    seen = []
-    for version in versions:
-        images = trained.get(version.version, frozenset())
-        ancestor = next((one for one in ancestors(version, versions) if trained.get(one.version)), None)
+        images, line = trained.get(version.version, frozenset()), ancestors(version, versions)
+        ancestor = next((one for one in line if trained.get(one.version)), None)
         if images or ancestor is not None:
             seen.append(Sighting(version, tuple(carried.get(version.version, ())), images, ancestor))
+        known = images.union(*(trained.get(one.version, ()) for one in line))
+        reason = _gap([version, *line], trained, _owners(versions))
+        if reason is not None and known != frozenset(ids):
+            unknown.append(Unknown(version, reason))
     return Sightings(tuple(seen), tuple(unknown))
+
+
+def _gap(
+    line: Sequence[RegisteredVersion],
+    trained: Collection[str],
+    owners: Mapping[str, RegisteredVersion],
+) -> str | None:
+    """What nothing tells any more of a version and its ancestors, the nearest first; None if all is known."""
+    untold = next((one for one in line if one.version not in trained), None)
+    if untold is not None:
+        which = "it" if untold == line[0] else f"version {untold}, whose weights it began with,"
+        return f"nothing tells any more what {which} was trained on"
+    first = line[-1]
+    beginning = first.tags.get(INITIAL_TAG)
+    if beginning is None or beginning in owners or FOREIGN_TAG in first.tags:
+        return None
+    which = "it" if first == line[0] else f"version {first}, whose weights it began with,"
+    return f"{which} began with weights that are those of no registered version, or of one that was deleted"
 
 
 def ancestors(version: RegisteredVersion, versions: Sequence[RegisteredVersion]) -> list[RegisteredVersion]:
@@ -72,12 +99,15 @@ def ancestors(version: RegisteredVersion, versions: Sequence[RegisteredVersion])
         version: where to begin.
         versions: all that are registered.
     """
-    owners: Mapping[str, RegisteredVersion] = {
-        one.tags[name]: one for one in versions for name in OWN_HASHES if name in one.tags
-    }
+    owners = _owners(versions)
     found: list[RegisteredVersion] = []
     parent = owners.get(version.tags.get(INITIAL_TAG, ""))
     while parent is not None and parent != version and parent not in found:
         found.append(parent)
         parent = owners.get(parent.tags.get(INITIAL_TAG, ""))
     return found
+
+
+def _owners(versions: Sequence[RegisteredVersion]) -> Mapping[str, RegisteredVersion]:
+    """The version that each hash of weights belongs to."""
+    return {one.tags[name]: one for one in versions for name in OWN_HASHES if name in one.tags}

@@ -24,6 +24,9 @@ _log = logging.getLogger(__name__)
 BATCH_LINES = 900
 PERIOD_SECONDS = 1.0
 BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 10.0, 30.0)
+REFUSED = ".refused"
+LATER = (401, 403, 408, 429)
+"""Statuses that say nothing of what was sent: credentials to mend, or a server to wait for."""
 
 
 class Journal:
@@ -149,6 +152,9 @@ def send(path: Path, settings: Settings) -> None:
 def replay_journals(settings: Settings | None = None) -> int:
     """Sends the journals that dead processes left behind, and ends the runs that nobody ended.
 
+    A journal that MLflow refuses (its run was deleted) is set aside under the ending `.refused`. One that cannot be
+    sent for another reason waits for the next replay. Neither stops the others.
+
     Returns:
         How many journals were sent completely. Journals of living processes are left alone.
     """
@@ -165,12 +171,49 @@ def replay_journals(settings: Settings | None = None) -> int:
                     _end_run_of_the_dead(path, head, last, settings)
             except LookupError:
                 continue  # the journal of the process that opened the run has not been sent yet
-            except Exception as error:  # still away: the next replay tries again
+            except Exception as error:  # MLflow and its artifact stores may fail in any way
+                if _is_refused(error):
+                    _set_aside(path, error)
+                    continue
                 _log.warning("cannot replay %s: %s", path.name, type(error).__name__)
-                break
+                if _is_away(error):
+                    break
+                continue
             _remove(path)
             replayed.append(path)
     return len(replayed)
+
+
+def _is_refused(error: Exception) -> bool:
+    """Whether MLflow answered that it will not take this, now or later."""
+    return (status := _status(error)) is not None and 400 <= status < 500 and not _is_away(error)
+
+
+def _is_away(error: Exception) -> bool:
+    """Whether nothing can be sent for now: no server, one that is ill or overloaded, or that does not know who asks."""
+    if isinstance(error, ConnectionError | TimeoutError):
+        return True
+    status = _status(error)
+    return status is not None and (status >= 500 or status in LATER)
+
+
+def _status(error: Exception) -> int | None:
+    """HTTP status of what MLflow raised; None of anything else."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return None
+    # an address without MLflow's interface is not MLflow's
+    return 503 if error.error_code == "ENDPOINT_NOT_FOUND" else int(error.get_http_status_code())
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Keeps a journal, with its files, where no replay looks."""
+    kept = path.with_suffix(REFUSED)
+    path.replace(kept)
+    path.with_suffix(".alive").unlink(missing_ok=True)
+    reason = (str(error).splitlines() or [""])[0][:200]
+    _log.warning("MLflow refuses what a killed run left (%s); it is kept as %s", reason, kept)
 
 
 def _written(path: Path) -> float:

@@ -19,6 +19,7 @@ from components.objectives.branch import HEAD_NAMES, Branch
 
 FILE = "initial.safetensors"
 BACKBONE = "backbone"
+CONVERTED = "converted_from_sha256"
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,16 @@ class InitialLock:
     """The same with the number of a registered version in place of an alias."""
     digest: str = ""
     """Hash of the artifact, file or folder."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """A backbone to begin with, as the training processes find it."""
+
+    path: Path
+    """Its tensors, adapted."""
+    lineage: dict[str, str]
+    """`sha256` of what was locked and, if it came from elsewhere in a foreign format, `converted_from_sha256`."""
 
 
 def resolve_initial(uri: str | None, model: ViTConfig) -> InitialLock:
@@ -78,7 +89,7 @@ def check_asked_for(lock: InitialLock, uri: str | None) -> None:
         )
 
 
-def prepare_initial(lock: InitialLock, model: ViTConfig, folder: Path) -> Path | None:
+def prepare_initial(lock: InitialLock, model: ViTConfig, folder: Path) -> Beginning | None:
     """Fetches the locked backbone once, adapts it, and leaves it for the training processes.
 
     Args:
@@ -87,7 +98,7 @@ def prepare_initial(lock: InitialLock, model: ViTConfig, folder: Path) -> Path |
         folder: to write into.
 
     Returns:
-        The file; None: there is nothing to begin with.
+        The file and where it comes from; None: there is nothing to begin with.
 
     Raises:
         UserError: if it is gone, is not what was locked, or cannot be adapted.
@@ -95,14 +106,15 @@ def prepare_initial(lock: InitialLock, model: ViTConfig, folder: Path) -> Path |
     if lock.resolved is None:
         return None
     options = ImportOptions(heads=model.heads)
-    imported = read_source(lock.resolved, options, expected_hash=lock.digest).imported
+    imported, told = read_source(lock.resolved, options, expected_hash=lock.digest)
     state = adapt(imported.tensors, imported.config, model, lock.resolved)
     tensors = {f"{BACKBONE}.{name}": value for name, value in state.items()}
     for name, head in imported.heads.items():
         tensors |= {f"{name}.{key}": value for key, value in head.state_dict().items()}
     path = folder / FILE
     path.write_bytes(save({name: value.contiguous() for name, value in tensors.items()}))
-    return path
+    foreign = {CONVERTED: str(told[CONVERTED])} if CONVERTED in told else {}
+    return Beginning(path, {"sha256": lock.digest, **foreign})
 
 
 @torch.no_grad()
@@ -113,7 +125,7 @@ def load_initial(objective: Objective, path: Path) -> list[str]:
 
     Args:
         objective: with a student and a teacher.
-        path: result of `prepare_initial`.
+        path: of the result of `prepare_initial`.
 
     Returns:
         Names of the parts that were taken.

@@ -14,7 +14,7 @@ from components.settings import Settings
 from components.tracking.locking import file_lock
 from components.training.bucket_copies import BucketCopies
 from components.training.checkpoint import LOCK, CheckpointStore, forget_old_runs
-from components.training.initial import InitialLock, prepare_initial
+from components.training.initial import Beginning, InitialLock, prepare_initial
 from components.training.job import Job
 from components.training.nodes import Nodes
 from components.training.processes import run_job
@@ -165,11 +165,11 @@ class Training:
             initial = prepare_initial(self._initial, self._params.model, Path(folder))
             return run_job(self._job(artifact, history, tracking, initial))
 
-    def _job(self, artifact: Path, history: Path, tracking: str | None, initial: Path | None) -> Job:
+    def _job(self, artifact: Path, history: Path, tracking: str | None, initial: Beginning | None) -> Job:
         nodes = Nodes.of(self._settings)
         lineage: dict[str, Any] = {"stage": self._name, "run": self._key}
-        if self._initial.digest:
-            lineage["initial"] = {"sha256": self._initial.digest}
+        if initial is not None:
+            lineage["initial"] = initial.lineage
         return Job(
             name=self._name,
             params=self._params.model_dump(mode="json", exclude_unset=True),
@@ -191,7 +191,7 @@ class Training:
             s3_endpoint=self._settings.s3_endpoint,
             run_key=tracking,
             stage_pid=os.getpid(),
-            initial=initial,
+            initial=None if initial is None else initial.path,
             nodes=nodes.count,
             node_rank=nodes.rank,
             rendezvous=nodes.rendezvous,

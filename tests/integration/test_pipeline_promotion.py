@@ -6,20 +6,21 @@ from pathlib import Path
 import pytest
 from artifacts import evaluation, make_artifact
 
-from components.data.forgotten import FORGOTTEN
+from components.data.forgotten import FORGOTTEN, write_forgotten
 from components.data.ingest import build_manifest
 from components.data.manifest import Manifest
 from components.data.snapshot import take_snapshot
 from components.data.tables import write_table
 from components.errors import UserError
-from components.registry.promotion import history
+from components.registry.promotion import history, is_judged
 from components.registry.registration import register
-from components.registry.versions import CHAMPION, IDENTITY, by_alias
+from components.registry.versions import CHAMPION, IDENTITY, by_alias, by_number
 from components.settings import Settings, get_settings
 from components.stages import paths
 from components.stages.params import PipelineParams, parse_params
+from flows.drift import drift_now
 from flows.promotion import PresentImages, decide, promote_version, roll_back
-from flows.snapshot import refresh_embedder
+from flows.snapshot import refresh_embedder, refresh_locks
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,7 @@ def curate(params: PipelineParams, settings: Settings) -> None:
     paths.DEDUP.mkdir(parents=True)
     write_table(kept, paths.DEDUP / "kept.parquet")
     write_table(kept.slice(0, 0), paths.DEDUP / FORGOTTEN)
+    write_forgotten((), paths.FORGOTTEN_LOCK)
 
 
 def champion_of(settings: Settings) -> str | None:
@@ -137,3 +139,71 @@ def test_while_the_registry_is_away_the_embedder_stays_as_it_was(params: Pipelin
     assert '"builtin"' in before
     assert refresh_embedder(params, away, always=True) is None
     assert (settings.root / paths.EMBEDDER_LOCK).read_text() == before
+
+
+def champion_and_new_images(params: PipelineParams, settings: Settings) -> PipelineParams:
+    """The locks name the built-in embedder; then there is a champion, and the source holds other images."""
+    refresh_locks(params, settings)
+    add(settings, 1, 0.5)
+    promote_version(params, settings, None, force=False)
+    more = params.snapshot.model_copy(update={"source": f"{params.snapshot.source}&seed=1"})
+    return params.model_copy(update={"snapshot": more})
+
+
+@pytest.mark.parametrize("cut", ["refresh_initial", "refresh_embedder", "write_lock"])
+def test_new_images_are_curated_with_the_champion_although_the_snapshot_was_cut_off(
+    params: PipelineParams, settings: Settings, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cut is an exception where a kill would strike."""
+    changed = champion_and_new_images(params, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(f"flows.snapshot.{cut}", _cut_off)
+        with pytest.raises(KeyError, match="cut off"):
+            refresh_locks(changed, settings)
+    refresh_locks(changed, settings)
+    assert "models:/backbone/1" in (settings.root / paths.EMBEDDER_LOCK).read_text()
+    assert refresh_locks(changed, settings).lines() == ["snapshot: nothing new"]
+
+
+def _cut_off(*_: object, **__: object) -> None:
+    raise KeyError("cut off")
+
+
+def test_new_images_are_curated_with_the_champion_although_drift_saw_them_first(
+    params: PipelineParams, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = champion_and_new_images(params, settings)
+    monkeypatch.setattr("flows.drift.load_params", lambda _: changed)
+    monkeypatch.setattr("flows.drift.decide_drift", lambda *_: None)
+    drift_now(settings, lambda _: None)
+    assert refresh_locks(changed, settings).lines() == ["snapshot: nothing new"]
+    assert "models:/backbone/1" in (settings.root / paths.EMBEDDER_LOCK).read_text()
+
+
+def test_what_was_forgotten_since_the_last_deduplication_is_measured_on_no_more(
+    params: PipelineParams, settings: Settings
+) -> None:
+    curate(params, settings)
+    before = PresentImages(params, settings)
+    assert before._split is not None
+    gone = {before._split.queries[0], before._split.bank[0]}
+    write_forgotten(gone, paths.FORGOTTEN_LOCK)
+    after = PresentImages(params, settings)
+    assert after._split is not None
+    assert not gone & {*after._split.queries, *after._split.bank}
+    assert after.identity != before.identity
+
+
+def test_a_version_that_is_left_counts_as_judged_although_its_promotion_was_cut_off(
+    params: PipelineParams, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, score in ((1, 0.5), (2, 0.6)):
+        add(settings, seed, score)
+        with monkeypatch.context() as patch:
+            patch.setattr("flows.promotion.record_judgement", _cut_off)
+            with pytest.raises(KeyError, match="cut off"):
+                promote_version(params, settings, None, force=False)
+    assert not is_judged(by_number("2", settings))
+    roll_back(settings)
+    assert champion_of(settings) == "1"
+    assert is_judged(by_number("2", settings)), "else the next turn of the loop would promote it again"

@@ -26,6 +26,23 @@ def test_a_script_is_valid_bash_and_stops_at_the_first_error(script: str) -> Non
     assert "set -euo pipefail" in (ROOT / script).read_text()
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+def test_machine_0_runs_the_phase_and_the_others_the_stage(stage: str, tmp_path: Path) -> None:
+    for name in ("selfsight", "python"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} $* as $SELFSIGHT_NODE_RANK\n")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for given, wanted in {
+        "": f"selfsight run {stage} as 0",
+        "0": f"selfsight run {stage} as 0",
+        "1": f"python -m components.stages.{stage} as 1",
+    }.items():
+        environment = {**path, "SELFSIGHT_NODE_RANK": given} if given else path
+        script = ["bash", str(ROOT / "infra/node.sh"), stage]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == wanted
+
+
 def test_every_setting_that_a_file_names_is_one() -> None:
     known = {f"SELFSIGHT_{name.upper()}" for name in Settings.model_fields}
     for file in (*SCRIPTS, "infra/kubernetes/train.yaml"):

@@ -53,10 +53,13 @@ def test_addresses_in_the_messages_of_libraries_are_redacted() -> None:
 ENVIRONMENT = {
     "AWS_SECRET_ACCESS_KEY": "planted-secret-key",
     "AWS_SESSION_TOKEN": "planted-session-token",
+    "MINIO_SECRET_KEY": "/planted/slash/key",
     "SELFSIGHT_MLFLOW_URI": "http://user:planted%2Fpassword@host:5000",
     "PREFECT_API_KEY": "short",
     "AWS_SHARED_CREDENTIALS_FILE": "/home/x/.aws/credentials",
     "GIT_ASKPASS_TOKEN_FILE": "/run/secrets/token",
+    "VAULT_TOKEN_PATH": "/run/secrets/vault",
+    "GOOGLE_APPLICATION_CREDENTIALS": "/home/x/google.json",
     "HOME": "/home/x",
 }
 ROOT = Path(__file__).parents[2]
@@ -78,6 +81,7 @@ def test_secrets_are_known_by_the_names_of_their_variables_and_from_addresses() 
     assert secrets_of(ENVIRONMENT) == {
         "planted-secret-key",
         "planted-session-token",
+        "/planted/slash/key",
         "planted%2Fpassword",
         "planted/password",
     }

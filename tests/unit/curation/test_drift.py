@@ -78,6 +78,29 @@ def test_under_the_null_p_values_are_uniform() -> None:
     assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
+def test_under_the_null_p_values_are_uniform_also_where_long_clips_and_single_images_are_drawn_from() -> None:
+    """Clips look unlike single images; one side has more of both than are drawn, the other has not."""
+    counts, clip_length, found = {"older": 150, "newer": 40}, 25, []
+    for seed in range(REPEATS):
+        generator, sides = torch.Generator().manual_seed(seed), []
+        for side, count in counts.items():
+            is_clip = torch.rand(count, generator=generator) < 0.5
+            groups = [f"{side}{number}" for number in range(count)]
+            everyone = [
+                (f"{seed}:{group}:{frame}", group if clip else None)
+                for group, clip in zip(groups, is_clip.tolist(), strict=True)
+                for frame in range(clip_length if clip else 1)
+            ]
+            drawn = draw(*zip(*everyone, strict=True), 40, 0)
+            shift = is_clip[[groups.index(one.split(":")[1]) for one in drawn]].float()[:, None]
+            sides.append(torch.nn.functional.normalize(torch.randn(40, 8, generator=generator) + shift, dim=-1))
+        observed, null = mmd_test(sides[0], sides[1], permutations=99, seed=seed)
+        found.append((1 + int((null >= observed).sum())) / 100)
+    spread = np.array(found) - np.random.default_rng(0).random(REPEATS) / 100
+    assert kstest(spread, "uniform").pvalue > 0.05
+    assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.03)
+
+
 def test_images_that_are_all_the_same_are_no_drift() -> None:
     same = unit(1, 0).expand(40, -1)
     report = measure_drift(same, same[:20], DriftParams())
@@ -135,6 +158,20 @@ def test_of_each_group_one_image_is_drawn_and_new_images_change_few_of_those_dra
 def test_F16_a_sample_that_would_not_fit_in_memory_is_refused() -> None:
     with pytest.raises(UserError, match="'images' is 100000"):
         validate(DriftParams, {"images": 100_000}, where="params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"significance": 0.001, "permutations": 998}, "set permutations to 999 or more, or raise significance"),
+        ({"images": 31}, "images 31 is below min_images 32: raise images, or lower min_images"),
+    ],
+)
+def test_F16_a_comparison_that_could_never_find_drift_is_refused(values: dict[str, float], says: str) -> None:
+    with pytest.raises(UserError, match=f"params.yaml: .*{says}"):
+        validate(DriftParams, values, where="params.yaml")
+    validate(DriftParams, {"significance": 0.001, "permutations": 999}, where="params.yaml")
+    validate(DriftParams, {"images": 32}, where="params.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """A list of images that must never be used is kept to the letter, and never lost in silence."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,8 +37,22 @@ def test_the_bytes_of_the_list_depend_on_the_ids_only(tmp_path: Path) -> None:
     assert read_forgotten(tmp_path / "one") == {A, B}
 
 
-def test_the_shipped_list_is_empty() -> None:
-    assert read_forgotten(Path(__file__).parents[3] / "data" / "forgotten.lock") == frozenset()
+def test_the_list_of_this_project_has_the_very_bytes_that_are_written(tmp_path: Path) -> None:
+    """Whoever forgets images in this working tree has a list that is not empty."""
+    here = Path(__file__).parents[3] / "data" / "forgotten.lock"
+    write_forgotten(read_forgotten(here), tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == here.read_bytes()
+
+
+def test_a_list_is_on_the_disk_before_it_takes_the_place_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    sync, replace = os.fsync, Path.replace
+    monkeypatch.setattr("os.fsync", lambda descriptor: (done.append("sync"), sync(descriptor)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (done.append("replace"), replace(path, target))[1])
+    write_forgotten([A], tmp_path / "list")
+    assert done == ["sync", "replace", "sync"]
 
 
 def test_a_list_that_is_missing_or_damaged_is_no_empty_list(tmp_path: Path) -> None:

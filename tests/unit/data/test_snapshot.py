@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from components.curation.embedding import EmbedParams
 from components.data.lock import (
     Annotation,
     Changes,
@@ -19,7 +20,7 @@ from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
 from components.stages.params import load_params
-from flows.snapshot import refresh_source
+from flows.snapshot import refresh_locks
 
 ROOT = Path(__file__).parents[3]
 
@@ -121,21 +122,24 @@ def test_removed_objects_add_up_until_they_are_back_or_the_source_is_another() -
 
 
 def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: Settings) -> None:
-    params = load_params(ROOT / "params.yaml").model_copy(update={"snapshot": SnapshotParams(source=str(folder))})
-    assert refresh_source(params, bare_settings) == f"{folder}: 6 objects, 0 for evaluation"
-    assert refresh_source(params, bare_settings) is None
+    params = load_params(ROOT / "params.yaml").model_copy(
+        update={"snapshot": SnapshotParams(source=str(folder)), "embed": EmbedParams(embedder="builtin")}
+    )
+    assert refresh_locks(params, bare_settings).source == f"{folder}: 6 objects, 0 for evaluation"
+    assert refresh_locks(params, bare_settings).source is None
     record = bare_settings.root / "data" / "source.removed"
     assert not record.exists()
     for name in ("cat/0.jpg", "cat/1.jpg", "dog/3.jpg", "dog/4.jpg"):
         (folder / name).unlink()
     (folder / "dog" / "6.jpg").write_bytes((folder / "dog" / "5.jpg").read_bytes())
     (folder / "dog" / "5.jpg").write_bytes((folder / "cat" / "2.jpg").read_bytes())
-    assert refresh_source(params, bare_settings) == (
+    assert refresh_locks(params, bare_settings).source == (
         f"{folder}: 3 objects, 0 for evaluation (1 new, 1 changed, 4 removed: cat/0.jpg, cat/1.jpg, dog/3.jpg, …)"
     )
     assert names(read_lock(record).objects) == ["cat/0.jpg", "cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
     (folder / "cat" / "0.jpg").write_bytes((folder / "cat" / "2.jpg").read_bytes())
     assert (
-        refresh_source(params, bare_settings) == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
+        refresh_locks(params, bare_settings).source
+        == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
     )
     assert names(read_lock(record).objects) == ["cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]

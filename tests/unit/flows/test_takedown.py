@@ -3,10 +3,11 @@
 import hashlib
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
-from artifacts import make_artifact
+from artifacts import evaluation, make_artifact
 
 from components.data.forgotten import read_forgotten
 from components.data.manifest import IMAGES, SOURCES, Manifest
@@ -17,8 +18,11 @@ from components.registry.images import ImageSources
 from components.registry.promotion import promote
 from components.registry.registration import register
 from components.settings import Settings
+from components.stages.params import load_params
+from flows.cli import app
 from flows.explanation import explain_lines, image_lines, who_saw_lines
 from flows.naming import ImageNames
+from flows.promotion import promote_version, roll_back
 from flows.takedown import forget, forgotten_lines, standing_lines
 
 
@@ -28,6 +32,7 @@ def sha(text: str) -> str:
 
 CAT, COPY, THUMBNAIL, DOG = sha("cat"), sha("copy"), sha("thumbnail"), sha("dog")
 LOG = Path("data/forgotten.log")
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -54,6 +59,7 @@ def there(settings: Settings) -> Settings:
         root / "release",
         1,
         role="teacher",
+        evaluation=evaluation(0.4),
         curated={"sha256": hashlib.sha256(trained.read_bytes()).hexdigest(), "count": 3},
         parameters={"pretrain": {"epochs": 3}},
         parameters_sha256="p" * 64,
@@ -99,6 +105,63 @@ def test_what_is_unknown_or_ambiguous_is_refused_and_nothing_is_changed(there: S
     assert not (there.root / LOG).exists()
 
 
+def test_a_file_that_the_snapshot_does_not_hold_is_refused_and_its_hash_is_not(there: Settings) -> None:
+    """Else a copy that was saved anew, or an archive, would be "forgotten", and nothing left out."""
+    file = there.root / "saved-anew.jpg"
+    file.write_bytes(b"another cat")
+    with pytest.raises(
+        UserError, match=f"not in the snapshot: give its name there, or its SHA-256.*{sha('another cat')}"
+    ):
+        forget_some(there, str(file))
+    assert listed(there) == frozenset()
+    lines = forget_some(there, sha("another cat"))
+    assert lines[0] == f"forgotten  {sha('another cat')} (not in the snapshot: left out if it ever comes)"
+    assert forget_some(there, str(file))[0].startswith("already")
+
+
+@pytest.mark.parametrize("column", ["name", "uri"])
+def test_a_file_that_holds_images_is_refused_and_names_them(there: Settings, column: str) -> None:
+    inside = "run/a b.mp4/000003.500.jpg" if column == "name" else "photos/a b.mp4#000003.500.jpg"
+    other = {"name": "cat.jpg", "uri": "photos/cat.jpg"}
+    rows = [{"id": CAT, **other, column: inside}, {"id": DOG, **other, column: inside.replace("a b", "ca b")}]
+    write_table(pa.Table.from_pylist(rows, schema=SOURCES), there.root / "data" / "manifest" / "sources.parquet")
+    file = there.root / "a b.mp4"
+    file.write_bytes(b"film")
+    with pytest.raises(UserError, match=f"no image, but a file with 1 of them: give .* by name, such as {inside}"):
+        forget_some(there, str(file))
+    assert listed(there) == frozenset()
+
+
+@pytest.mark.parametrize("called", ["~nobody-of-that-name/x.jpg", "x" * 5000])
+def test_what_is_no_path_is_looked_up_by_name(there: Settings, called: str) -> None:
+    with pytest.raises(UserError, match="no such image"):
+        ImageNames(there).identify(called)
+    named = pa.Table.from_pylist([{"id": CAT, "name": called, "uri": "u"}], schema=SOURCES)
+    write_table(named, there.root / "data" / "manifest" / "sources.parquet")
+    assert ImageNames(there).identify(called) == {CAT}
+
+
+def test_a_file_that_may_not_be_read_is_looked_up_by_name(there: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(there.root)
+    (there.root / "cat").mkdir()
+    (there.root / "cat" / "1.jpg").write_bytes(b"secret")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "open", refuse)  # the tests may run as root, who may read everything
+    assert ImageNames(there).identify("cat/1.jpg") == {CAT}
+
+
+def test_a_list_is_shown_only_if_nothing_else_is_asked_for() -> None:
+    for more in (["cat/1.jpg"], ["--undo"], ["--copies"]):
+        with (
+            patch("flows.cli._settings", side_effect=AssertionError),
+            pytest.raises(UserError, match="--list takes nothing else"),
+        ):
+            app(["forget", "--list", *more], standalone_mode=False)
+
+
 def test_a_file_that_changed_since_it_was_ingested_stands_for_both_images(
     there: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,6 +194,23 @@ def test_copies_of_copies_are_taken_too_if_asked_for(there: Settings) -> None:
     assert listed(there) == {CAT, COPY, THUMBNAIL}
     assert not [line for line in lines if line.startswith("near-copy")]
     assert "seen by    version 1 (candidate, champion): trained on 2 of 3" in lines
+
+
+def test_near_copies_are_told_and_taken_also_after_the_run_that_left_the_image_out(there: Settings) -> None:
+    first = forget_some(there, "cat/1.jpg")
+    gone = pa.table({"first": pa.array([COPY]), "second": pa.array([THUMBNAIL])})
+    write_table(gone, there.root / "data" / "dedup" / "pairs.parquet")  # deduplication compares no forgotten image
+    again = forget_some(there, "cat/1.jpg")
+    assert again[1:] == first[1:]
+    assert f"near-copy  {COPY} cat/2.jpg: not forgotten" in again
+    assert again[-2].startswith("seen by")
+    assert "next       the same with --copies, or the near-copies will be trained on" in again
+    lines = forget_some(there, "cat/1.jpg", copies=True)
+    assert listed(there) == {CAT, COPY, THUMBNAIL}
+    assert not [line for line in lines if "near-cop" in line]
+    write_table(gone.slice(0, 0), there.root / "data" / "dedup" / "pairs.parquet")
+    forget_some(there, "cat/1.jpg", copies=True, undo=True)
+    assert listed(there) == frozenset()
 
 
 def test_undoing_gives_back_the_very_bytes_and_the_log_keeps_both(there: Settings) -> None:
@@ -174,6 +254,22 @@ def test_a_run_says_what_is_forgotten_only_if_something_is(there: Settings) -> N
         "forgotten     2 images, left out",
         "  seen by    version 1 (candidate, champion): trained on 1 of 2",
     ]
+
+
+def test_promotion_and_rollback_warn_where_the_new_champion_has_seen_forgotten_images(there: Settings) -> None:
+    params = load_params(ROOT / "params.yaml")
+    clean = make_artifact(there.root / "clean", 2, role="teacher", evaluation=evaluation(0.5))
+    register(clean, there)
+    assert "warning" not in promote_version(params, there, "2", force=True)
+    forget_some(there, "dog/1.jpg", "cat/2.jpg")
+    _, warning = roll_back(there).splitlines()
+    assert warning == "warning: forgotten images: version 1 (champion): trained on 1 of 2"
+    _, warning = promote_version(params, there, "2", force=True).splitlines()
+    assert warning.endswith(": version 2: unknown, nothing tells any more what it was trained on")
+    (there.root / "data" / "forgotten.lock").unlink()
+    done, warning = roll_back(there).splitlines()
+    assert "2 → 1" in done
+    assert "is unknown: " in warning
 
 
 def test_one_walks_from_an_image_to_versions_and_from_a_version_to_images(there: Settings) -> None:

@@ -101,7 +101,7 @@ def test_what_the_teacher_began_with_is_named_also_where_the_student_is_released
     role: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make_artifact(Path("teacher"), 1, initial={"sha256": "i" * 64})
+    make_artifact(Path("teacher"), 1, initial={"sha256": "i" * 64, "converted_from_sha256": "c" * 64})
     make_artifact(Path("student"), 2)
     ids(Path("curated") / "ids.parquet", "a")
     lineage = describe_lineage(
@@ -115,4 +115,5 @@ def test_what_the_teacher_began_with_is_named_also_where_the_student_is_released
         evaluation={},
     )
     assert lineage["initial_sha256"] == "i" * 64
-    assert version_tags(lineage)["initial.sha256"] == "i" * 64
+    tags = version_tags(lineage)
+    assert (tags["initial.sha256"], tags["initial.converted_from"]) == ("i" * 64, "c" * 64)

@@ -87,14 +87,44 @@ def test_who_began_with_the_weights_of_a_version_has_seen_what_it_saw(settings: 
     first = registered(settings, 1, ids(1))
     second = registered(settings, 2, ids(2), initial_sha256=first.digest, teacher_sha256="t" * 64)
     registered(settings, 3, ids(3), initial_sha256="t" * 64)
-    registered(settings, 4, ids(4), initial_sha256="e" * 64)
+    registered(settings, 4, ids(4), initial_sha256="e" * 64, initial_converted_from_sha256="e" * 64)
     found = who_saw(ids(1), settings)
+    assert found.unknown == (), "version 4 began with weights from elsewhere"
     assert versions(found) == ["3", "2", "1"]
     assert [one.ancestor and one.ancestor.version for one in found.seen] == ["1", "1", None]
     assert found.seen[0].images == frozenset()
     nearest = who_saw(ids(1, 2), settings).version("3")
     assert nearest is not None
     assert nearest.ancestor == second
+
+
+def told_unknown(found: Sightings) -> list[tuple[str, str]]:
+    return [(one.version.version, one.reason) for one in found.unknown]
+
+
+def test_who_began_with_the_weights_of_a_version_that_was_deleted_is_unknown(settings: Settings) -> None:
+    first = registered(settings, 1, ids(1))
+    second = registered(settings, 2, ids(2), initial_sha256=first.digest)
+    registered(settings, 3, ids(3), initial_sha256=second.digest)
+    registered(settings, 4, ids(4))
+    client(settings).delete_model_version("backbone", "1")
+    found, lost = who_saw(ids(1), settings), "began with weights that are those of no registered version"
+    assert found.seen == ()
+    assert [number for number, _ in told_unknown(found)] == ["3", "2"]
+    assert told_unknown(found)[0][1].startswith(f"version 2, whose weights it began with, {lost}")
+    assert told_unknown(found)[1][1].startswith(f"it {lost}")
+    assert told_unknown(who_saw(ids(2), settings)) == [], "both have seen it, whatever else they saw"
+    assert [number for number, _ in told_unknown(who_saw(ids(2, 3), settings))] == ["2"]
+
+
+def test_who_began_with_the_weights_of_a_version_whose_list_is_lost_is_unknown(settings: Settings) -> None:
+    lost = make_artifact(settings.root / "lost", 9)
+    first = register(lost, settings)
+    registered(settings, 2, ids(2), initial_sha256=first.digest)
+    assert told_unknown(who_saw(ids(1), settings)) == [
+        ("2", "nothing tells any more what version 1, whose weights it began with, was trained on"),
+        ("1", "nothing tells any more what it was trained on"),
+    ]
 
 
 def test_a_version_of_which_nothing_tells_is_named_and_told_once_its_images_are_back(settings: Settings) -> None:
@@ -106,7 +136,7 @@ def test_a_version_of_which_nothing_tells_is_named_and_told_once_its_images_are_
     register(artifact, settings, images=found)
     before = who_saw(ids(1), settings)
     assert before.seen == ()
-    assert [one.version for one in before.unknown] == ["1"]
+    assert told_unknown(before) == [("1", "nothing tells any more what it was trained on")]
     shutil.move(aside, settings.root / "data" / "curated")
     register(artifact, settings, images=found)
     assert by_number("1", settings).tags["images.recorded"] == "trained.parquet"
@@ -139,7 +169,7 @@ def test_a_list_that_is_lost_does_not_hide_what_the_others_say(settings: Setting
     for _ in ("damaged", "gone"):
         found = who_saw(ids(2), settings)
         assert versions(found) == ["2"]
-        assert [one.version for one in found.unknown] == ["1"]
+        assert [number for number, _ in told_unknown(found)] == ["1"]
         file.unlink(missing_ok=True)
 
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import ErrorCode
 
 from components.errors import UserError
 from components.settings import Settings
@@ -180,6 +182,60 @@ def test_a_journal_that_was_killed_before_its_first_line_stops_nothing(settings:
     replay_journals(settings)
     assert [run.data.tags[KEY_TAG] for run in runs(settings)] == [key]
     assert not list(settings.journals.glob("*.jsonl"))
+
+
+def test_F8_a_journal_whose_run_was_deleted_is_set_aside_and_the_later_ones_are_sent(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    deleted = killed_run(settings)
+    experiment = client(settings).get_experiment_by_name(settings.mlflow_experiment)
+    run = client(settings).create_run(experiment.experiment_id, tags={KEY_TAG: deleted})
+    (settings.journals / f"{deleted}.id").write_text(run.info.run_id)
+    client(settings).delete_run(run.info.run_id)
+    key = killed_run(settings)
+    assert replay_journals(settings) == 2
+    assert [(one.data.tags[KEY_TAG], one.data.metrics) for one in runs(settings)] == [(key, {"loss": 2.0, "norm": 1.0})]
+    kept = sorted(settings.journals.glob("*.refused"))
+    assert {path.name.split(".")[0] for path in kept} == {deleted}
+    assert b'"loss": 2.0' in b"".join(path.read_bytes() for path in kept)
+    assert len([record for record in caplog.records if "refuses" in record.message]) == len(kept) == 2
+    caplog.clear()
+    assert replay_journals(settings) == 0
+    assert caplog.records == [], "it is said once"
+    client(settings).restore_run(run.info.run_id)
+    for path in kept:
+        path.rename(path.with_suffix(".jsonl"))
+    assert replay_journals(settings) == 2, "who restores the run can have the journal sent"
+
+
+def test_F8_a_journal_that_is_damaged_stops_no_other_one(settings: Settings) -> None:
+    settings.journals.mkdir(exist_ok=True)
+    damaged = settings.journals / "aaaa.1.jsonl"
+    damaged.write_text("no JSON\n")
+    key = killed_run(settings)
+    assert replay_journals(settings) == 2
+    assert [run.data.tags[KEY_TAG] for run in runs(settings)] == [key]
+    assert damaged.exists()
+
+
+@pytest.mark.parametrize("status", ["PERMISSION_DENIED", "TEMPORARILY_UNAVAILABLE", "ENDPOINT_NOT_FOUND"])
+def test_F8_while_nothing_can_be_sent_every_journal_waits(
+    settings: Settings, status: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def fail(path: Path, _: Settings) -> None:
+        tried.append(path)
+        raise MlflowException("no", error_code=ErrorCode.Value(status))
+
+    settings.journals.mkdir(exist_ok=True)
+    for name in ("aaaa.1.jsonl", "bbbb.1.jsonl"):
+        (settings.journals / name).write_text('{"kind": "head"}\n')
+    before = sorted(settings.journals.glob("*.jsonl"))
+    monkeypatch.setattr("components.tracking.journal.send", fail)
+    assert replay_journals(settings) == 0
+    assert sorted(settings.journals.glob("*.jsonl")) == before
+    assert len(tried) == 1
 
 
 def test_a_full_disk_costs_metrics_and_not_the_work(

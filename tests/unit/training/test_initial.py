@@ -7,6 +7,7 @@ from originals import Shape, official_state
 
 from components.errors import UserError
 from components.models.backbone import Preprocess, save_backbone
+from components.models.conversion.reading import foreign_hash
 from components.models.presets import vit_config
 from components.models.vit import ViTConfig
 from components.objectives.dinov2 import DINOv2Objective, DINOv2Params
@@ -19,6 +20,7 @@ from components.training.initial import (
     resolve_initial,
     write_initial_lock,
 )
+from flows.conversion import convert
 
 MODEL: dict[str, Any] = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 1, "heads": 2}
 HEAD = {"hidden": 8, "bottleneck": 4, "prototypes": 12, "layers": 2}
@@ -44,9 +46,9 @@ def artifact(tmp_path: Path) -> Path:
 
 def begun(source: Path, folder: Path, made: DINOv2Objective) -> list[str]:
     lock = resolve_initial(str(source), made.teacher.backbone.config)
-    path = prepare_initial(lock, made.teacher.backbone.config, folder)
-    assert path is not None
-    return load_initial(made, path)
+    found = prepare_initial(lock, made.teacher.backbone.config, folder)
+    assert found is not None
+    return load_initial(made, found.path)
 
 
 def test_student_and_teacher_begin_with_backbone_and_heads(artifact: Path, tmp_path: Path) -> None:
@@ -71,6 +73,20 @@ def test_official_weights_of_another_patch_size_and_without_heads_can_be_begun_w
     given = official_state(shape)["blocks.0.attn.qkv.weight"]
     assert torch.equal(made.student.backbone.blocks[0].attention.qkv.weight, given)
     assert torch.equal(made.teacher.backbone.blocks[0].attention.qkv.weight, given)
+
+
+def test_weights_from_elsewhere_are_told_apart_from_a_lost_version_also_once_they_are_converted(
+    artifact: Path, tmp_path: Path
+) -> None:
+    torch.save(official_state(Shape(width=16, depth=1, heads=2, patch=4, side=4)), tmp_path / "official.pth")
+    convert(str(tmp_path / "official.pth"), tmp_path / "converted", "artifact", {"heads": 2})
+    digest = foreign_hash(tmp_path / "official.pth")
+    foreign = {"converted_from_sha256": digest}
+    for given, told in (("official.pth", foreign), ("converted", foreign), ("given", {})):
+        lock = resolve_initial(str(tmp_path / given), config())
+        found = prepare_initial(lock, config(), tmp_path)
+        assert found is not None
+        assert found.lineage == {"sha256": lock.digest, **told}, given
 
 
 def test_what_cannot_be_adapted_is_refused_by_the_snapshot(artifact: Path) -> None:
