@@ -3,7 +3,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from components.data.manifest_builder import ManifestBuilder
 from components.data.shard_writer import ShardWriter
 from components.data.shards import SHARD_LIMIT
 from components.data.sources import Source, open_source
+from components.data.sources.web_cache import web_cache
 from components.data.worker_process import Bounds
 from components.data.workers import map_chunks
 from components.parameters import Params
@@ -92,7 +93,12 @@ class IngestParams(Params):
 
 
 def build_manifest(
-    lock: SourceLock, params: IngestParams, out_manifest: Path, out_shards: Path, settings: Settings
+    lock: SourceLock,
+    params: IngestParams,
+    out_manifest: Path,
+    out_shards: Path,
+    settings: Settings,
+    forgotten: Collection[str] = (),
 ) -> dict[str, float]:
     """Reads every object of a lock once, in the order of the lock, and writes manifest and shards.
 
@@ -108,6 +114,8 @@ def build_manifest(
         out_manifest: folder to make for the tables.
         out_shards: folder to make for the shards.
         settings: where S3 and the cache are, and how many processes decode.
+        forgotten: images that must never be used. Those of the source are read as the others, `dedup` leaves them out;
+            what an earlier run kept of them is deleted.
 
     Returns:
         Flat metrics: `images` (distinct), `ok`, `quarantined`, `quarantined.<reason>`, `sources` (objects),
@@ -121,7 +129,8 @@ def build_manifest(
     out_manifest.mkdir(parents=True)
     out_shards.mkdir(parents=True)
     builder = ManifestBuilder(lock, params.group_pattern)
-    with IngestCache(settings.cache / "ingest", _policy(params), verify=settings.verify_reads) as cache:
+    cache_folder = settings.cache / "ingest"
+    with IngestCache(cache_folder, _policy(params), verify=settings.verify_reads, forgotten=forgotten) as cache:
         inspector = Inspector(
             sources, params.max_pixels, params.max_bytes, params.min_side, params.max_aspect, cache.kept
         )
@@ -135,6 +144,7 @@ def build_manifest(
     truth = {role: table for role, source in sources.items() if (table := source.truth()) is not None}
     manifest = builder.build(locations, truth, fraction=params.holdout_fraction, seed=params.seed)
     manifest.save(out_manifest)
+    web_cache(settings).clean({one.digest for one in lock.objects}, forgotten)
     return _metrics(manifest, shards)
 
 
