@@ -41,7 +41,7 @@ def refresh_source(params: PipelineParams, settings: Settings) -> str | None:
         What is new, in words; None if nothing is.
 
     Raises:
-        UserError: if a source cannot be read.
+        UserError: if a source cannot be read, or what is known to be removed cannot.
     """
     lock, path = take_snapshot(params.snapshot, settings), settings.root / paths.SOURCE_LOCK
     before = _lock_at(path)
@@ -156,6 +156,15 @@ def _lock_at(path: Path) -> SourceLock | None:
         return None
 
 
+def _removed_at(path: Path) -> SourceLock | None:
+    if not path.exists():
+        return None
+    try:
+        return read_lock(path)
+    except UserError as error:  # it would be lost for good, where a lock is taken anew
+        raise UserError(error.what, remedy="restore it with git, or end the merge that left marks in it") from None
+
+
 def _counts(before: SourceLock | None, after: SourceLock) -> str:
     total = f"{len(after.of_role('train'))} objects, {len(after.of_role('eval'))} for evaluation"
     if before is None:
@@ -168,7 +177,7 @@ def _counts(before: SourceLock | None, after: SourceLock) -> str:
 
 
 def _record_removed(before: SourceLock | None, after: SourceLock, path: Path) -> None:
-    known = [lock for lock in (_lock_at(path), before) if lock is not None]
+    known = [lock for lock in (_removed_at(path), before) if lock is not None]
     removed = removed_since(after, *known)
     if removed.objects or path.exists():
         write_lock(removed, path)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, tee
 from pathlib import Path
 
@@ -37,8 +38,8 @@ CHUNK_ITEMS, CHUNK_BYTES = 64, 16 << 20
 """Most objects and bytes that a worker reads at a time; an object that is larger alone is read alone."""
 STRETCH = 2048
 """Most objects, read or remembered, that are looked at in between."""
-ASSUMED_BYTES = 16 << 10
-"""Size of an object of unknown size, for cutting chunks."""
+ASSUMED_BYTES = CHUNK_BYTES // 8
+"""Size of an object of unknown size, for cutting chunks: a frame of a video may have megabytes."""
 BYTES_OF_PIXEL = 32
 """Memory that decoding takes at its peak: a transparent image is at hand five times, with four bytes a pixel."""
 WORKER_BYTES = 512 << 20
@@ -204,7 +205,8 @@ class _Inspected:
         memory = WORKER_BYTES + 2 * inspector.max_bytes + BYTES_OF_PIXEL * inspector.max_pixels
         self._bounds = Bounds(max_seconds, memory)
         here = Path(__file__).parent
-        self._key = partial(inspector.key, code=policy_of(here.rglob("*.py"), {"pillow": PIL.__version__}))
+        makers = {"pillow": PIL.__version__, "av": _version("av")}  # of frames, and of generated images
+        self._key = partial(inspector.key, code=policy_of(here.rglob("*.py"), makers))
 
     def __iter__(self) -> Generator[Inspection, None, None]:
         stretches, ahead = tee(self._stretches())
@@ -254,6 +256,14 @@ class _Inspected:
 
     def _assumed_bytes(self, one: SourceObject) -> int:
         return ASSUMED_BYTES if one.size is None else max(1, min(one.size, self._inspector.max_bytes))
+
+
+def _version(package: str) -> str | None:
+    """The version of a package that may be absent."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _metrics(manifest: Manifest, shards: ShardWriter) -> dict[str, float]:
