@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     image_cache_bytes: int = Field(
         20 << 30,
         ge=0,
-        description="images of such shards that this machine keeps in the cache, bytes; training processes share them out",
+        description="images of such shards that this machine keeps in the cache, for all its training processes, bytes",
     )
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(

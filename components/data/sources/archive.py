@@ -7,7 +7,8 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from functools import cached_property, partial
-from typing import Any, BinaryIO
+from io import BufferedReader, FileIO
+from typing import Any
 
 from components.data.lock import Annotation
 from components.data.sources.containers import Container, Place
@@ -121,7 +122,7 @@ class Tar:
     def _index(self) -> dict[str, Extent]:
         found: dict[str, Extent] = {}
         try:
-            with self._place.path.open("rb") as file, tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
+            with _Headers(FileIO(self._place.path)) as file, tarfile.open(self._place.path, "r:", file) as archive:
                 for name, extent in self._headers(archive):
                     if name in found and (_sidecar(name) or self._place.takes(name)):
                         raise UserError(f"{self._place.uri}: two files are named '{name}'", remedy="rename one of them")
@@ -177,21 +178,13 @@ class Tar:
             os.close(self._descriptor)  # type: ignore[arg-type]
 
 
-class _Headers:
-    """A tar of which no more is read at a time than a header may have.
+class _Headers(BufferedReader):
+    """A tar of which no more is read at a time than a header may have."""
 
-    Args:
-        file: the tar.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, nbytes: int = -1) -> bytes:
-        if not 0 <= nbytes <= HEADER_BYTES:
-            raise tarfile.ReadError(f"damaged at byte {self._file.tell()}")
-        return self._file.read(nbytes)
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= HEADER_BYTES:
+            raise tarfile.ReadError(f"damaged at byte {self.tell()}")
+        return super().read(size)
 
 
 def _key(name: str) -> str:

@@ -200,6 +200,9 @@ class Video:
         if not streams:
             raise UserError(f"{self._place.uri}: has no video in it", remedy="exclude it")
         stream = streams[0]
+        if stream.codec_context is None:
+            message = f"{self._place.uri}: is of a codec that cannot be decoded"
+            raise UserError(message, remedy="convert it to MP4, or exclude it")
         if stream.width * stream.height > MAX_PIXELS:
             message = f"{self._place.uri}: {stream.width} × {stream.height} pixels"
             raise UserError(message, remedy=f"exclude it: at most {MAX_PIXELS} pixels are decoded")
