@@ -23,6 +23,7 @@ _REFUSED = {"401", "403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNo
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "TokenRetrievalError"}
 _MD5 = re.compile("[0-9a-f]{32}")
 _NO_BUCKET = {"NoSuchBucket", "InvalidBucketName"}
+_NO_OBJECT = {"NoSuchKey", "404"}
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,13 @@ def s3_client(endpoint: str | None, *, attempts: int = ATTEMPTS, read_seconds: f
         endpoint: URL of an S3-compatible server; None for AWS.
         attempts: tries of one request.
         read_seconds: without a byte of an answer, after which a try has failed; None: `READ_SECONDS`.
+
+    Raises:
+        UserError: if the endpoint is no URL of HTTP.
     """
+    if endpoint is not None and not endpoint.startswith(("http://", "https://")):
+        message = f"the endpoint of S3 is '{redact(endpoint)}'"
+        raise UserError(message, remedy="write SELFSIGHT_S3_ENDPOINT with http:// or https://")
     import boto3
     from botocore.config import Config
 
@@ -137,12 +144,23 @@ def error_code(error: Any) -> str:
     return str(error.response.get("Error", {}).get("Code", "unknown"))
 
 
+def is_lasting(error: Exception) -> bool:
+    """Whether asking again is no use: the request is refused, or what it asks for is not there."""
+    from botocore.exceptions import ClientError
+
+    if isinstance(error, ClientError):
+        return error_code(error) in _REFUSED | _NO_BUCKET | _NO_OBJECT
+    return type(error).__name__ in _NO_CREDENTIALS
+
+
 def _refusal(code: str, what: str, bucket: str) -> UserError:
     if code in _NO_BUCKET:
         return UserError(f"{SCHEME}{bucket}: no such bucket", remedy="give an existing one, or set the endpoint")
     if code in _REFUSED:
         remedy = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY or AWS_PROFILE, and the rights to the bucket"
         return UserError(f"{what}: the credentials are refused ({code})", remedy=remedy)
+    if code in _NO_OBJECT:
+        return UserError(f"{what}: not there ({code})", remedy="upload it again, or check the address")
     return UserError(f"{what}: S3 answers {code}", remedy="try again later, or check the endpoint")
 
 

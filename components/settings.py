@@ -87,7 +87,9 @@ class Settings(BaseSettings):
         None, description="s3://BUCKET/PREFIX with a copy of data/shards, read by ranges where that folder is not"
     )
     image_cache_bytes: int = Field(
-        20 << 30, ge=0, description="images of such shards that are kept in the cache, of one process, bytes"
+        20 << 30,
+        ge=0,
+        description="images of such shards that this machine keeps in the cache, for all its training processes, bytes",
     )
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(

@@ -59,7 +59,8 @@ def refresh_locks(params: PipelineParams, settings: Settings, *, always: bool = 
         always: look for a new champion and new initial weights also where there are no new images.
 
     Raises:
-        UserError: if a source cannot be read, or the embedder or the initial weights cannot be had.
+        UserError: if a source cannot be read, or what is known to be removed cannot, or the embedder or the initial
+            weights cannot be had.
     """
     lock, path = take_snapshot(params.snapshot, settings), settings.root / paths.SOURCE_LOCK
     before = _lock_at(path)
@@ -177,6 +178,15 @@ def _lock_at(path: Path) -> SourceLock | None:
         return None
 
 
+def _removed_at(path: Path) -> SourceLock | None:
+    if not path.exists():
+        return None
+    try:
+        return read_lock(path)
+    except UserError as error:  # it would be lost for good, where a lock is taken anew
+        raise UserError(error.what, remedy="restore it with git, or end the merge that left marks in it") from None
+
+
 def _counts(before: SourceLock | None, after: SourceLock) -> str:
     total = f"{len(after.of_role('train'))} objects, {len(after.of_role('eval'))} for evaluation"
     if before is None:
@@ -189,7 +199,7 @@ def _counts(before: SourceLock | None, after: SourceLock) -> str:
 
 
 def _record_removed(before: SourceLock | None, after: SourceLock, path: Path) -> None:
-    known = [lock for lock in (_lock_at(path), before) if lock is not None]
+    known = [lock for lock in (_removed_at(path), before) if lock is not None]
     removed = removed_since(after, *known)
     if removed.objects or path.exists():
         write_lock(removed, path)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from components.data.bounded_files import BoundedFiles
 from components.data.shards import ShardIndex
 from components.errors import UserError
-from components.s3 import ATTEMPTS, S3Address, s3_client
+from components.s3 import ATTEMPTS, S3Address, error_code, is_lasting, s3_client, s3_errors_explained
 
 _log = logging.getLogger(__name__)
 BACKOFF_SECONDS = 0.2
@@ -119,7 +119,8 @@ class BucketShardReader:
         for attempt in range(ATTEMPTS):
             if attempt:
                 time.sleep(BACKOFF_SECONDS * 2 ** (attempt - 1))
-            data, problem = self._tried(wanted)
+            with s3_errors_explained(f"{self._address}/{shard}", self._address.bucket, self._endpoint):
+                data, problem = self._tried(wanted)
             if data is not None and hashlib.sha256(data).hexdigest() == image_id:
                 return data
             problem = problem or "the bytes are others than the manifest says"
@@ -128,14 +129,16 @@ class BucketShardReader:
         raise UserError(f"{self._address}/{shard}, image {image_id}: {problem}", remedy=remedy)
 
     def _tried(self, wanted: dict[str, str]) -> tuple[bytes | None, str]:
-        """The bytes of one request, else what went wrong."""
+        """The bytes of one request, else what went wrong for now; what asking again does not mend is raised."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             return self._connected().get_object(**wanted)["Body"].read(), ""
-        except ClientError as error:
-            return None, f"S3 answers {error.response.get('Error', {}).get('Code', 'unknown')}"
-        except (BotoCoreError, OSError) as error:
+        except (BotoCoreError, ClientError, OSError) as error:
+            if is_lasting(error):
+                raise
+            if isinstance(error, ClientError):
+                return None, f"S3 answers {error_code(error)}"
             return None, f"the bucket cannot be read ({type(error).__name__})"
 
     def _connected(self) -> Any:

@@ -7,12 +7,15 @@ refused with a reason.
 """
 
 import struct
+from collections.abc import Callable
 from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
+
+from components.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Formats that are decoded; nothing else of Pillow is reached."""
@@ -41,6 +44,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPED = {_UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
+"""Those that swap width and height. Sizes do not tell: scaled decoding rounds both up, to the same number perhaps."""
 _EIGHT_BITS = ((np.arange(65536) + 128) // 257).astype(np.uint8)
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _TIFF_INTEGERS = {1: "B", 3: "H", 4: "L", 6: "b", 8: "h", 9: "l", 16: "Q", 17: "q"}
@@ -90,6 +95,24 @@ def decode_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, min_side: int | Non
     return decode(data, max_pixels=max_pixels, min_side=min_side).image
 
 
+def decode_stored(read: Callable[[str], bytes], image_id: str, *, min_side: int | None = None) -> Image.Image:
+    """Reads and decodes an image that ingest let in; as `decode_rgb`.
+
+    Args:
+        read: gives the bytes of an image.
+        image_id: which.
+        min_side: scaled decoding, see `decode_rgb`.
+
+    Raises:
+        UserError: naming the image, if it does not decode: then its bytes are not those that ingest stored.
+    """
+    try:
+        return decode_rgb(read(image_id), min_side=min_side)
+    except DecodingError as error:
+        remedy = "restore the shards with `dvc checkout data/shards`; SELFSIGHT_VERIFY_READS=1 names the damaged one"
+        raise UserError(f"image {image_id} does not decode ({error.reason})", remedy=remedy) from None
+
+
 def decode(
     data: bytes,
     *,
@@ -123,14 +146,13 @@ def decode(
         if min_side is not None and file_format == "JPEG":
             image.draft(None, (min_side, min_side))
         image.load()
-        scaled = image.size
-        upright = _rgb(_turned(image))
+        how = _orientation(image)
+        upright = _rgb(image if how is None else image.transpose(how))
     except (DecodingError, MemoryError):
         raise
     except Exception as error:  # decoders raise whatever a hostile file makes them stumble over
         raise DecodingError(_why(error)) from error
-    turned = upright.size != scaled
-    width, height = (size[1], size[0]) if turned else size
+    width, height = (size[1], size[0]) if how in _SWAPPED else size
     return Decoded(upright, file_format, width, height)
 
 
@@ -190,15 +212,14 @@ def _why(error: Exception) -> str:
     return TRUNCATED if isinstance(error, EOFError) or "truncated" in str(error).lower() else BROKEN
 
 
-def _turned(image: Image.Image) -> Image.Image:
-    """Applies the EXIF orientation; EXIF that cannot be read is as good as none."""
+def _orientation(image: Image.Image) -> Image.Transpose | None:
+    """What makes an image upright, as its EXIF says; EXIF that cannot be read is as good as none."""
     try:
-        how = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+        return _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except MemoryError:
         raise
     except Exception:
-        how = None
-    return image if how is None else image.transpose(how)
+        return None
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -3,10 +3,11 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Collection, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice, tee
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from components.data.manifest_builder import ManifestBuilder
 from components.data.shard_writer import ShardWriter
 from components.data.shards import SHARD_LIMIT
 from components.data.sources import Source, open_source
+from components.data.sources.web_cache import web_cache
 from components.data.worker_process import Bounds
 from components.data.workers import map_chunks
 from components.parameters import Params
@@ -36,8 +38,8 @@ CHUNK_ITEMS, CHUNK_BYTES = 64, 16 << 20
 """Most objects and bytes that a worker reads at a time; an object that is larger alone is read alone."""
 STRETCH = 2048
 """Most objects, read or remembered, that are looked at in between."""
-ASSUMED_BYTES = 16 << 10
-"""Size of an object of unknown size, for cutting chunks."""
+ASSUMED_BYTES = CHUNK_BYTES // 8
+"""Size of an object of unknown size, for cutting chunks: a frame of a video may have megabytes."""
 BYTES_OF_PIXEL = 32
 """Memory that decoding takes at its peak: a transparent image is at hand five times, with four bytes a pixel."""
 WORKER_BYTES = 512 << 20
@@ -92,7 +94,12 @@ class IngestParams(Params):
 
 
 def build_manifest(
-    lock: SourceLock, params: IngestParams, out_manifest: Path, out_shards: Path, settings: Settings
+    lock: SourceLock,
+    params: IngestParams,
+    out_manifest: Path,
+    out_shards: Path,
+    settings: Settings,
+    forgotten: Collection[str] = (),
 ) -> dict[str, float]:
     """Reads every object of a lock once, in the order of the lock, and writes manifest and shards.
 
@@ -108,6 +115,8 @@ def build_manifest(
         out_manifest: folder to make for the tables.
         out_shards: folder to make for the shards.
         settings: where S3 and the cache are, and how many processes decode.
+        forgotten: images that must never be used. Those of the source are read as the others, `dedup` leaves them out;
+            what an earlier run kept of them is deleted.
 
     Returns:
         Flat metrics: `images` (distinct), `ok`, `quarantined`, `quarantined.<reason>`, `sources` (objects),
@@ -121,7 +130,8 @@ def build_manifest(
     out_manifest.mkdir(parents=True)
     out_shards.mkdir(parents=True)
     builder = ManifestBuilder(lock, params.group_pattern)
-    with IngestCache(settings.cache / "ingest", _policy(params), verify=settings.verify_reads) as cache:
+    cache_folder = settings.cache / "ingest"
+    with IngestCache(cache_folder, _policy(params), verify=settings.verify_reads, forgotten=forgotten) as cache:
         inspector = Inspector(
             sources, params.max_pixels, params.max_bytes, params.min_side, params.max_aspect, cache.kept
         )
@@ -135,6 +145,7 @@ def build_manifest(
     truth = {role: table for role, source in sources.items() if (table := source.truth()) is not None}
     manifest = builder.build(locations, truth, fraction=params.holdout_fraction, seed=params.seed)
     manifest.save(out_manifest)
+    web_cache(settings).clean({one.digest for one in lock.objects}, forgotten)
     return _metrics(manifest, shards)
 
 
@@ -194,7 +205,8 @@ class _Inspected:
         memory = WORKER_BYTES + 2 * inspector.max_bytes + BYTES_OF_PIXEL * inspector.max_pixels
         self._bounds = Bounds(max_seconds, memory)
         here = Path(__file__).parent
-        self._key = partial(inspector.key, code=policy_of(here.rglob("*.py"), {"pillow": PIL.__version__}))
+        makers = {"pillow": PIL.__version__, "av": _version("av")}  # of frames, and of generated images
+        self._key = partial(inspector.key, code=policy_of(here.rglob("*.py"), makers))
 
     def __iter__(self) -> Generator[Inspection, None, None]:
         stretches, ahead = tee(self._stretches())
@@ -244,6 +256,14 @@ class _Inspected:
 
     def _assumed_bytes(self, one: SourceObject) -> int:
         return ASSUMED_BYTES if one.size is None else max(1, min(one.size, self._inspector.max_bytes))
+
+
+def _version(package: str) -> str | None:
+    """The version of a package that may be absent."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _metrics(manifest: Manifest, shards: ShardWriter) -> dict[str, float]:

@@ -5,21 +5,20 @@ and these parameters, bytes are compared with their SHA-256 before they enter a 
 """
 
 import hashlib
-import logging
 import os
-import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+import tarfile
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from components.data.cache_file import CacheFile
 from components.data.linking import place_link
 from components.data.shard_writer import Member, is_whole
 from components.errors import UserError
-from components.tracking.locking import file_lock
+from components.tracking.locking import shared_lock
 
-_log = logging.getLogger(__name__)
 ROWS = 2048
 """Findings that are written at a time; a kill loses at most so many."""
 KEPT_TURNS = 2
@@ -84,23 +83,25 @@ class KeptShards:
 class IngestCache:
     """Findings in one SQLite file, and finished shards beside it; use as a context.
 
-    Several ingests may use it at a time; the first of them cleans up.
+    Several ingests may use it at a time; the last of them cleans up.
 
     Args:
         folder: made if absent.
         policy: identifies the code and the parameters that the findings depend on.
         verify: read and hash a kept shard before it is used again as it is.
+        forgotten: images that must never be used; a shard that holds one is dropped when this run has no use for it.
 
     Raises:
         UserError: when entered, if the folder cannot be made.
     """
 
-    def __init__(self, folder: Path, policy: str, *, verify: bool = False) -> None:
+    def __init__(self, folder: Path, policy: str, *, verify: bool = False, forgotten: Collection[str] = ()) -> None:
         self.folder = folder / "shards"
         self.kept = KeptShards(self.folder)
         self._root = folder
         self._policy = policy
         self._verify = verify
+        self._forgotten = forgotten
         self._held = ExitStack()
         self._whole: set[str] = set()
         self._used: set[str] = set()
@@ -113,12 +114,11 @@ class IngestCache:
         except (PermissionError, FileExistsError, NotADirectoryError) as error:
             remedy = "set SELFSIGHT_CACHE_DIR to a folder that can be written"
             raise UserError(f"{self.folder}: {error.strerror}", remedy=remedy) from None
-        self._alone = self._held.enter_context(file_lock(self._root / "lock", blocking=False))
-        self._database = _opened(self._root / "index.sqlite")
-        self._held.callback(self._database.close)
-        if self._alone:
-            for partial in self.folder.glob(_PARTIAL):
+        self._lock = self._held.enter_context(shared_lock(self._root / "lock"))
+        with self._lock.alone() as alone:
+            for partial in self.folder.glob(_PARTIAL) if alone else ():
                 partial.unlink(missing_ok=True)
+        self._database = self._held.enter_context(CacheFile(self._root / "index.sqlite", _TABLES))
         self._whole = {name for name, *stamp in self._shards() if _stamp(self.folder / name) == tuple(stamp)}
         return self
 
@@ -127,8 +127,10 @@ class IngestCache:
     ) -> None:
         try:
             self._flush()
-            if error is None and self._alone:
-                self._settle()
+            self._database.write(("UPDATE shards SET turn = 0 WHERE name = ?", [(one,) for one in self._used]))
+            with self._lock.alone() as alone:
+                if error is None and alone:
+                    self._settle()
         finally:
             self._held.close()
 
@@ -138,7 +140,7 @@ class IngestCache:
         for start in range(0, len(keys), _KEYS):
             some = keys[start : start + _KEYS]
             query = _RECALL.format(", ".join("?" * len(some)))
-            for row in self._database.execute(query, (self._policy, *some)):
+            for row in self._database.rows(query, (self._policy, *some)):
                 found[row[0]] = self._finding(*row[1:])
         return found
 
@@ -175,8 +177,8 @@ class IngestCache:
         size, mtime_ns = _stamp(self.folder / name) or (0, 0)
         rows = [(bytes.fromhex(one.id), name, one.offset, one.nbytes) for one in members]
         self._flush()
-        self._write(("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, 0)", [(name, size, mtime_ns)]),
-                    ("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", rows))  # fmt: skip
+        self._database.write(("INSERT OR REPLACE INTO shards VALUES (?, ?, ?, 0)", [(name, size, mtime_ns)]),
+                             ("INSERT OR REPLACE INTO places VALUES (?, ?, ?, ?)", rows))  # fmt: skip
         self._used.add(name)
 
     def _finding(self, one: bytes, decoded: int, *columns: object) -> Finding:
@@ -189,28 +191,21 @@ class IngestCache:
         return Finding(one.hex(), place, verdict)
 
     def _shards(self) -> list[tuple[str, int, int]]:
-        return self._database.execute("SELECT name, size, mtime_ns FROM shards").fetchall()
+        return self._database.rows("SELECT name, size, mtime_ns FROM shards")
 
     def _flush(self) -> None:
-        self._write(("INSERT OR REPLACE INTO objects VALUES (?, ?)", self._objects),
-                    ("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", self._images))  # fmt: skip
+        self._database.write(("INSERT OR REPLACE INTO objects VALUES (?, ?)", self._objects),
+                             ("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", self._images))  # fmt: skip
         self._objects, self._images = [], []
-
-    def _write(self, *statements: tuple[str, Sequence[tuple[object, ...]]]) -> None:
-        """All or none of the statements, each with its rows; a database that takes none costs time the next time."""
-        try:
-            with self._database:
-                for statement, rows in statements:
-                    self._database.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
-            _log.warning("what ingest found out is not remembered: %s", error)
 
     def _settle(self) -> None:
         """Drops shards that some runs had no use for, files that no row names, and findings of other code."""
-        self._write(
+        unwanted = [(name,) for name, *_ in self._shards() if name not in self._used and self._holds_forgotten(name)]
+        self._database.write(
             ("UPDATE shards SET turn = turn + 1", [()]),
             ("UPDATE shards SET turn = 0 WHERE name = ?", [(one,) for one in self._used]),
             ("DELETE FROM shards WHERE turn > ?", [(KEPT_TURNS,)]),
+            ("DELETE FROM shards WHERE name = ?", unwanted),
             ("DELETE FROM places WHERE shard NOT IN (SELECT name FROM shards)", [()]),
             ("DELETE FROM images WHERE policy != ?", [(self._policy,)]),
         )
@@ -218,6 +213,16 @@ class IngestCache:
         for path in self.folder.iterdir():
             if path.name not in named:
                 path.unlink(missing_ok=True)
+
+    def _holds_forgotten(self, name: str) -> bool:
+        """Whether a shard holds a forgotten image: rows do not tell, they name the latest shard of an image."""
+        if not self._forgotten:
+            return False
+        try:
+            with tarfile.open(self.folder / name, "r:") as shard:
+                return any(one.name.partition(".")[0] in self._forgotten for one in shard)
+        except (OSError, tarfile.TarError):
+            return True
 
 
 def policy_of(code: Iterable[Path], values: Mapping[str, object]) -> str:
@@ -235,29 +240,6 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return stat.st_size, stat.st_mtime_ns
-
-
-def _opened(path: Path) -> sqlite3.Connection:
-    """The database; one that cannot be used is made anew, or in memory where that cannot be done either."""
-    try:
-        return _with_tables(str(path))
-    except sqlite3.DatabaseError as error:
-        _log.warning("%s cannot be used (%s): every image is read again", path, error)
-        if type(error) is sqlite3.DatabaseError:  # damaged, not merely locked or out of reach
-            path.unlink(missing_ok=True)
-    return _with_tables(":memory:")
-
-
-def _with_tables(path: str) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=60)
-    try:
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")  # a power cut may lose rows, never damage
-        database.executescript(_TABLES)
-    except sqlite3.DatabaseError:
-        database.close()
-        raise
-    return database
 
 
 _RECALL = """

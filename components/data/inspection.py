@@ -1,9 +1,10 @@
 """What ingest finds out about one object: its bytes are read, verified, decoded and hashed."""
 
+import errno
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from components.data.decoding import DecodingError, decode
@@ -12,6 +13,7 @@ from components.data.lock import Role, SourceObject
 from components.data.phash import phash
 from components.data.sources import REMOTE, Annotation, Source, object_uri
 from components.data.worker_process import NOTHING, Began
+from components.errors import UserError
 
 TOO_MANY_BYTES = "too-many-bytes"
 TOO_MUCH_MEMORY = "too-much-memory"
@@ -76,16 +78,24 @@ class Inspector:
 
         Args:
             wanted: the objects.
-            began: told which of them is decoded, see `worker_process`.
+            began: told which of them is read from a file and decoded, see `worker_process`: reading a frame of a video
+                decodes it.
 
         Raises:
             UserError: if an object is gone or is not what the lock says.
         """
+        pool = ThreadPoolExecutor(FETCHES, "fetch")
         found = []
-        for place, (one, data) in enumerate(zip(wanted, self._read_all(wanted), strict=True)):
-            began(place)
-            found.append(self._inspect(one.source, data))
-            began(NOTHING)
+        try:
+            coming = {place: pool.submit(self.read, one) for place, one in enumerate(wanted) if self._is_remote(one)}
+            for place, one in enumerate(wanted):
+                fetched = coming.pop(place, None)
+                data = None if fetched is None else fetched.result()
+                began(place)
+                found.append(self._inspect(one.source, data) if fetched else self._read_and_inspect(one))
+                began(NOTHING)
+        finally:
+            pool.shutdown(cancel_futures=True)
         return found
 
     def read(self, one: Wanted) -> bytes | None:
@@ -104,12 +114,16 @@ class Inspector:
         return self.sources[source.role].read(source.name, source.digest)
 
     def refuse(self, one: Wanted, reason: str) -> Inspection:
-        """The quarantine of an object that is better not decoded again; its bytes are read once more, for the id.
+        """The quarantine of an object that is better not decoded again, nor read where reading is decoding.
+
+        An object of a bucket is read once more, for the id.
 
         Raises:
             UserError: if the object is gone or is not what the lock says.
         """
-        return self._quarantined(one.source, self.read(one), reason)
+        read = one.id is None and one.source.digest.startswith(ETAG)
+        refused = self._quarantined(one.source, self.read(one) if read else None, reason)
+        return refused if one.id is None else replace(refused, id=one.id)
 
     def key(self, one: SourceObject, code: str) -> str | None:
         """What an object is remembered by, None if it is not.
@@ -128,12 +142,19 @@ class Inspector:
         uri = object_uri(self.sources[one.role].uri, one.name)
         return f"{uri} {one.digest}" + ("" if one.digest.startswith(ETAG) else f" {code}")
 
-    def _read_all(self, wanted: Sequence[Wanted]) -> Iterator[bytes | None]:
-        if any(isinstance(self.sources[one.source.role], REMOTE) for one in wanted):
-            with ThreadPoolExecutor(FETCHES) as pool:
-                yield from pool.map(self.read, wanted)
-        else:
-            yield from map(self.read, wanted)
+    def _is_remote(self, one: Wanted) -> bool:
+        return isinstance(self.sources[one.source.role], REMOTE)
+
+    def _read_and_inspect(self, one: Wanted) -> Inspection:
+        try:
+            return self._inspect(one.source, self.read(one))
+        except MemoryError:
+            return self._quarantined(one.source, None, TOO_MUCH_MEMORY)
+        except OSError as error:
+            if error.errno == errno.ENOMEM:  # a mapping that the bound refuses
+                return self._quarantined(one.source, None, TOO_MUCH_MEMORY)
+            where = object_uri(self.sources[one.source.role].uri, one.source.name)
+            raise UserError(f"{where}: {error.strerror}", remedy="make it readable, or exclude it") from None
 
     def _inspect(self, one: SourceObject, data: bytes | None) -> Inspection:
         if data is None or len(data) > self.max_bytes:

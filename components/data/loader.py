@@ -13,7 +13,7 @@ from PIL import Image
 
 from components.data.batch import CropBatch
 from components.data.colour import augment
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.data.masking import MaskParams, draw_masks
 from components.data.order import Visit, visits
 from components.data.resampling import resampled
@@ -203,7 +203,7 @@ class CropLoader:
         """UInt8[height, width, 3], no larger than the crops need."""
         if (cached := self._cache.get(image_id)) is not None:
             return cached
-        image = np.array(_shrunk(decode_rgb(self._reader.read(image_id), min_side=self._min_side), self._min_side))
+        image = np.array(_shrunk(decode_stored(self._reader.read, image_id, min_side=self._min_side), self._min_side))
         if image.nbytes <= self._cache_left:
             self._cache_left -= image.nbytes
             self._cache[image_id] = image

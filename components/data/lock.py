@@ -12,6 +12,8 @@ from components.errors import UserError
 Role = Literal["train", "eval"]
 T = TypeVar("T")
 VERSION = 1
+FRAMES = 1 << 63
+"""Numbers of frames are below it: they may be times in nanoseconds, and fit a column of the manifest."""
 REMEDY = "take a new one with `selfsight snapshot`"
 
 
@@ -24,13 +26,13 @@ class Annotation:
     group: str | None = None
     """Video or instance: images of one group never fall on both sides of a held-out split."""
     frame: int | None = None
-    """Position within the group, from 0 to 2³¹ - 1."""
+    """Position within the group, from 0 to 2⁶³ - 1."""
 
     def __post_init__(self) -> None:
         for text in (self.label, self.group):
             if text is not None:
                 text.encode("utf-8")  # half a surrogate pair is no text, and no table takes it
-        if self.frame is not None and not 0 <= self.frame < 1 << 31:
+        if self.frame is not None and not 0 <= self.frame < FRAMES:
             raise ValueError(self.frame)
 
 

@@ -32,7 +32,7 @@ SOURCES = pa.schema(
         ("split", pa.string()),  # train, eval
         ("label", pa.string()),
         ("group", pa.string()),
-        ("frame", pa.int32()),
+        ("frame", pa.int64()),
     ]
 )
 """One row for each object of the lock, sorted by (id, split, uri); the same bytes may come from several places."""

@@ -8,13 +8,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.data.inspection import Inspection
-from components.data.lock import Role, SourceLock
+from components.data.lock import FRAMES, Role, SourceLock, SourceObject
 from components.data.manifest import IMAGES, SOURCES, Manifest
 from components.data.sources import object_uri
 from components.data.splits import held_out
 from components.errors import UserError
 
 LEAST_IMAGES = 2
+FRAME_DIGITS = 100
+"""Python refuses to read numbers of thousands of digits."""
 
 
 class ManifestBuilder:
@@ -23,6 +25,9 @@ class ManifestBuilder:
     Args:
         lock: the snapshot the inspections come from.
         group_pattern: regular expression whose parts `group` and `frame` are found in names, see `IngestParams`.
+
+    Raises:
+        UserError: if what is found as `frame` in a name is no number of a frame.
     """
 
     def __init__(self, lock: SourceLock, group_pattern: str | None = None) -> None:
@@ -31,15 +36,15 @@ class ManifestBuilder:
         self._images = _Rows(IMAGES)
         self._sources = _Rows(SOURCES)
         self._seen: set[bytes] = set()
+        for one in lock.objects if self._pattern else ():
+            self._grouped(one)  # before an hour of work, not after it
 
     def add(self, found: Inspection) -> bool:
         """Notes an object; returns whether its image is new, so that its bytes must be stored."""
         source = found.source
         uri = self._lock.uri(source.role)
         assert uri is not None
-        group, frame = found.annotation.group, found.annotation.frame
-        if self._pattern is not None and (match := self._pattern.search(source.name)):
-            group, frame = match["group"], _frame(match)
+        group, frame = self._grouped(source) or (found.annotation.group, found.annotation.frame)
         label = found.annotation.label
         self._sources.append((found.id, object_uri(uri, source.name), source.name, source.role, label, group, frame))
         key = bytes.fromhex(found.id)
@@ -49,6 +54,19 @@ class ManifestBuilder:
         *found_out, reason = found.verdict
         self._images.append((found.id, *found_out, "ok" if found.ok else "quarantined", reason))
         return True
+
+    def _grouped(self, one: SourceObject) -> tuple[str | None, int | None] | None:
+        """Group and frame that the pattern finds in a name; None if it does not match."""
+        match = self._pattern.search(one.name) if self._pattern else None
+        if self._pattern is None or match is None:
+            return None
+        digits = match.groupdict().get("frame") or ""
+        if not digits.isdecimal():
+            return match["group"], None
+        if len(digits) > FRAME_DIGITS or int(digits) >= FRAMES:
+            message = f"'{one.name}': frame {digits}, as ingest.group_pattern '{self._pattern.pattern}' finds it"
+            raise UserError(message, remedy=f"let (?P<frame>…) match a number below {FRAMES}")
+        return match["group"], int(digits)
 
     def build(self, locations: pa.Table, truth: Mapping[Role, pa.Table], *, fraction: float, seed: int) -> Manifest:
         """Puts the tables together.
@@ -102,11 +120,6 @@ class _Rows:
             ]
             self._batches.append(pa.RecordBatch.from_arrays(columns, schema=self._schema))
             self._rows = []
-
-
-def _frame(match: re.Match[str]) -> int | None:
-    digits = match.groupdict().get("frame")
-    return int(digits) if digits and digits.isdecimal() else None
 
 
 def _verdict(images: pa.Table) -> str:

@@ -26,6 +26,6 @@ def open_shards(folder: Path, locations: pa.Table, settings: Settings) -> ShardR
         settings.shards_uri,
         locations,
         cache=settings.cache / "images",
-        cache_bytes=settings.image_cache_bytes,
+        cache_bytes=settings.image_cache_bytes // settings.processes,
         endpoint=settings.s3_endpoint,
     )

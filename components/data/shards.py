@@ -1,8 +1,11 @@
 """Images in plain tars (WebDataset convention: `<id>.<extension>`), read at random through an index."""
 
+import errno
 import hashlib
 import mmap
+from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -13,6 +16,8 @@ from components.errors import UserError
 
 SHARD_LIMIT = 1 << 30
 """Bytes: no shard is larger, so that one can be moved, cached and hashed at a time."""
+OPEN_SHARDS = 256
+"""Shards that a reader keeps mapped, each with a file descriptor: processes often may have 1024."""
 _ID_TYPE = "S64"
 
 LOCATIONS = pa.schema([("id", pa.string()), ("shard", pa.string()), ("offset", pa.int64()), ("nbytes", pa.int64())])
@@ -82,7 +87,7 @@ class ShardReader:
         self.folder = folder
         self._verify = verify
         self._index = ShardIndex(locations)
-        self._maps: dict[str, mmap.mmap] = {}
+        self._maps: OrderedDict[str, mmap.mmap] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -95,7 +100,8 @@ class ShardReader:
 
         Raises:
             KeyError: if no shard holds it.
-            UserError: if its shard is missing or cut short, or its bytes are others than those of the id.
+            UserError: if its shard is missing, cannot be opened or is cut short, or its bytes are others than those of
+                the id.
         """
         shard, start, nbytes = self._index.place(image_id)
         data = self._map(shard)[start : start + nbytes]
@@ -110,7 +116,7 @@ class ShardReader:
 
         Raises:
             KeyError: if no shard holds one of them.
-            UserError: if a shard is missing.
+            UserError: if a shard is missing or cannot be opened.
         """
         for image_id in image_ids:
             shard, start, nbytes = self._index.place(image_id)
@@ -131,28 +137,40 @@ class ShardReader:
         """Unmaps the shards; reading again maps them again."""
         for mapped in self._maps.values():
             mapped.close()
-        self._maps = {}
+        self._maps.clear()
 
     def _map(self, shard: str) -> mmap.mmap:
-        if shard not in self._maps:
-            path = self.folder / shard
-            try:
-                with path.open("rb") as file:
-                    self._maps[shard] = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            except FileNotFoundError:
-                raise UserError(f"{path}: no such shard", remedy=_REMEDY) from None
-            except ValueError:
-                raise UserError(f"{path}: empty", remedy=_REMEDY) from None
-        return self._maps[shard]
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            mapped = self._maps[shard] = _mapped(self.folder / shard)
+        with suppress(KeyError):  # another thread has just let go of it; a map is closed when nobody reads from it
+            self._maps.move_to_end(shard)
+            while len(self._maps) > OPEN_SHARDS:
+                self._maps.popitem(last=False)
+        return mapped
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": {}}
+        return {**self.__dict__, "_maps": OrderedDict()}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such shard", remedy=_REMEDY) from None
+    except ValueError:
+        raise UserError(f"{path}: empty", remedy=_REMEDY) from None
+    except OSError as error:
+        few = error.errno in (errno.EMFILE, errno.ENFILE)
+        remedy = "allow more open files, such as `ulimit -n 4096`" if few else _REMEDY
+        raise UserError(f"{path}: {error.strerror}", remedy=remedy) from None
 
 
 _REMEDY = "restore it with `dvc checkout data/shards`, or run `dvc repro ingest`"

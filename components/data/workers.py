@@ -128,7 +128,11 @@ class _Pool:
                     return
                 worker = _Worker(self._context, self._work, self._bounds)
                 self._workers.append(worker)
-            worker.begin(self._waiting.popleft())
+            task = self._waiting.popleft()
+            try:
+                worker.begin(task)
+            except OSError:  # it died while it had nothing to do
+                self._bury(worker, task)
 
     def _take(self, worker: _Worker) -> None:
         """Takes the answer of a worker, or finds out what it died of."""
@@ -136,7 +140,7 @@ class _Pool:
         assert task is not None
         try:
             results, error = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # it died before it answered, or while it did
             self._bury(worker, task)
             return
         if error is not None:

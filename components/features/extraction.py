@@ -56,7 +56,7 @@ def extract(
         Features in the order of the ids.
 
     Raises:
-        DecodingError: if an image does not decode; ingest has quarantined those.
+        UserError: if an image does not decode; ingest has quarantined those.
     """
     model = model.to(device).eval()
     blocks = min(BLOCKS, model.config.depth)

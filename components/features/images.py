@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.models.backbone import Preprocess
 
 MOST_THREADS = 16
@@ -68,7 +68,7 @@ def batches(
     """
 
     def prepared(some: Sequence[str]) -> list[Tensor]:
-        return [prepare(decode_rgb(reader.read(one), min_side=preprocess.resize), preprocess) for one in some]
+        return [prepare(decode_stored(reader.read, one, min_side=preprocess.resize), preprocess) for one in some]
 
     def submit(start: int) -> list[Future[list[Tensor]]]:
         end = min(start + batch_size, len(ids))

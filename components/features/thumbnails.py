@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.features.scratch import scratch
 from components.tracking import progress
 
@@ -56,12 +56,12 @@ def load_thumbnails(
         description: shown as progress; None shows none.
 
     Raises:
-        DecodingError: if an image does not decode; ingest has quarantined those.
+        UserError: if an image does not decode; ingest has quarantined those.
     """
     made = scratch((len(ids), side, side, 3), np.uint8)
 
     def one(image_id: str) -> UInt8[np.ndarray, "side side 3"]:
-        return thumbnail(decode_rgb(reader.read(image_id), min_side=2 * side), side)
+        return thumbnail(decode_stored(reader.read, image_id, min_side=2 * side), side)
 
     with ThreadPoolExecutor(threads, "decode") as pool:
         chunks = [ids[first : first + CHUNK] for first in range(0, len(ids), CHUNK)]

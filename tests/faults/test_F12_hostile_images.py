@@ -1,5 +1,10 @@
 """F12: hostile images are quarantined with a reason or decoded by the stated policy, and the run goes on."""
 
+import errno
+import itertools
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -9,9 +14,15 @@ from hypothesis import strategies as st
 
 from components.data.decoding import decode_rgb
 from components.data.ingest import IngestParams, build_manifest
+from components.data.ingest_cache import KeptShards
+from components.data.inspection import Inspection, Inspector, Wanted
+from components.data.lock import Annotation, SourceObject
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.snapshot import SnapshotParams, take_snapshot
+from components.data.worker_process import Bounds
+from components.data.workers import map_chunks
+from components.errors import UserError
 from components.settings import Settings
 from tests.hostile import FORMATS, corpus, encode, many_scans, photo
 
@@ -135,3 +146,57 @@ def test_F12_whatever_happens_to_files_each_is_decoded_or_has_a_reason(
     with ShardReader(root / "out" / "shards", manifest.locations, verify=True) as reader:
         for row in manifest.images.filter(pc.equal(manifest.images["status"], "ok")).to_pylist():
             assert decode_rgb(reader.read(row["id"])).size == (row["width"], row["height"])
+
+
+@dataclass(frozen=True)
+class Hostile:
+    """A source in which reading an object is work, as it is with frames of a video."""
+
+    uri: str = "hostile"
+
+    def list(self) -> Iterator[SourceObject]:
+        """Nothing is listed."""
+        return iter(())
+
+    def read(self, name: str, digest: str | None = None) -> bytes:
+        """Never ends, takes all memory, is refused a mapping, or reads the picture that the name is the number of."""
+        if name == "hangs":
+            sum(itertools.repeat(0))
+        if name == "grows":
+            return bytes(1 << 40)
+        if name == "maps":
+            mmap.mmap(-1, 1 << 40, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+        if name == "unreadable":
+            raise OSError(errno.EIO, "Input/output error")
+        return encode(photo(seed=int(name)), "JPEG")
+
+    def annotation(self, name: str) -> Annotation:
+        """Nothing is known."""
+        return Annotation()
+
+    def truth(self) -> None:
+        """Nothing is known."""
+
+
+def inspected(tmp_path: Path, *names: str) -> list[Inspection]:
+    """What becomes of objects of a hostile source, in one chunk."""
+    kept = KeptShards(tmp_path)
+    inspector = Inspector({"train": Hostile()}, 1 << 24, 1 << 24, 8, 50.0, kept)
+    wanted = [Wanted(SourceObject("train", name, None, f"video:{name}")) for name in names]
+    bounds = Bounds(1.0, 1 << 30)
+    (found,) = map_chunks(inspector.inspect_all, [wanted], workers=1, bounds=bounds, refuse=inspector.refuse)
+    return found
+
+
+def test_F12_reading_that_never_ends_or_takes_all_memory_is_quarantined_and_not_tried_in_the_stage(
+    tmp_path: Path,
+) -> None:
+    found = inspected(tmp_path, "1", "hangs", "2", "grows", "maps", "3")
+    reasons = ["too-slow", "too-much-memory", "too-much-memory"]
+    assert [one.verdict.reason for one in found] == [None, reasons[0], None, *reasons[1:], None]
+    assert len({one.id for one in found}) == 6
+
+
+def test_F12_a_disk_that_cannot_be_read_is_no_hostile_image(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unreadable: Input/output error"):
+        inspected(tmp_path, "1", "unreadable")

@@ -1,19 +1,24 @@
 """Lists of addresses: nothing private is contacted, and nobody can send more, or longer, than is allowed."""
 
+import os
 import pickle
 import socket
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from https_server import HttpsServer, Request, https_server, write_certificate
 
 from components.data.ingest import IngestParams, build_manifest
+from components.data.lock import SourceLock
 from components.data.manifest import Manifest
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.data.sources import Annotation, Source, https, object_uri, open_source
+from components.data.sources import web_cache as https_cache
 from components.data.sources.addresses import is_public
+from components.data.sources.web_cache import WebCache
 from components.errors import UserError
 from components.settings import Settings
 from tests.unit.data.conftest import encoded_noise
@@ -65,7 +70,7 @@ def server(certificate: Path) -> Iterator[HttpsServer]:
         "224.0.0.1", "255.255.255.255", "240.0.0.1", "198.18.0.1", "192.0.2.1",
         "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::",
-        "2002:a00:1::1",
+        "2002:a00:1::1", "fec0::1", "64:ff9b:1::7f00:1", "64:ff9b:1::808:808", "4000::1", "1::1", "0:0:0:0:1::",
     ],
 )  # fmt: skip
 def test_F13_addresses_that_are_not_public(address: str) -> None:
@@ -151,7 +156,8 @@ def test_F13_redirects_end(open_: Open, certificate: Path, caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(
-    "location", ["http://example.org/a.jpg", "file:///etc/passwd", "https://u:secret@example.org/"]
+    "location",
+    ["http://example.org/a.jpg", "file:///etc/passwd", "https://u:secret@example.org/", "https://[", "//[::1"],
 )
 def test_F13_redirects_to_what_is_no_https_address_are_not_followed(
     open_: Open, certificate: Path, location: str
@@ -330,3 +336,80 @@ def test_a_list_that_cannot_be_read_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("# nothing\n")
     with pytest.raises(UserError, match="is empty"):
         list(open_source(str(tmp_path / "urls.txt"), role="train", settings=settings(tmp_path)).list())
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> float:
+    """Seconds that a test of the bound of time may take in all attempts, far below what one step may."""
+    monkeypatch.setattr(https, "TOTAL_SECONDS", 0.3)
+    return https.STEP_SECONDS / 2
+
+
+def test_F13_the_bound_of_time_holds_while_nobody_answers_a_handshake(open_: Open, impatient: float) -> None:
+    began = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(UserError, match=r"takes more than 0 s"):
+        list(open_(f"https://127.0.0.1:{silent.getsockname()[1]}/1.jpg").list())
+    assert time.monotonic() - began < impatient
+
+
+def test_F13_the_bound_of_time_holds_where_it_is_over_before_there_is_a_connection(
+    open_: Open, certificate: Path, impatient: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = socket.create_connection
+
+    def late(*args: object, **options: object) -> socket.socket:
+        time.sleep(https.TOTAL_SECONDS + 0.1)
+        return connect(*args, **options)
+
+    def trickle(request: Request) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "100")
+        request.end_headers()
+        for _ in range(100):
+            request.wfile.write(b"x")
+            time.sleep(0.1)
+
+    monkeypatch.setattr(socket, "create_connection", late)
+    began = time.monotonic()
+    with https_server(certificate, trickle) as running, pytest.raises(UserError, match="takes more than 0 s"):
+        list(open_(f"https://127.0.0.1:{running.port}/1.jpg").list())
+    assert time.monotonic() - began < impatient
+
+
+def ingested(lock: SourceLock, home: Path, out: str, forgotten: tuple[str, ...] = ()) -> None:
+    build_manifest(lock, IngestParams(), home / out / "manifest", home / out / "shards", settings(home), forgotten)
+
+
+def test_what_no_address_gives_any_more_and_what_is_forgotten_is_deleted(
+    server: HttpsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = tmp_path / ".cache" / "selfsight" / "web"
+    addresses = [f"https://127.0.0.1:{server.port}/{n}.jpg" for n in range(5)]
+
+    def snapshot(*lines: str) -> SourceLock:
+        (tmp_path / "urls.txt").write_text("\n".join(lines))
+        return take_snapshot(SnapshotParams(source=str(tmp_path / "urls.txt")), settings(tmp_path))
+
+    def kept() -> set[str]:
+        return {path.name for path in web.glob("??/*")}
+
+    def ids(lock: SourceLock) -> set[str]:
+        return {one.digest.removeprefix("sha256:") for one in lock.objects}
+
+    whole = snapshot(*addresses)
+    WebCache(web).keep(addresses[0], encoded_noise(77), {})  # it changed, after the snapshot
+    old = next(web.glob("??/*")).with_name(".partial-of-a-killed-process")
+    old.write_bytes(b"half")
+    ingested(whole, tmp_path, "a")
+    assert kept() == {*ids(whole), sha256(encoded_noise(77)).hexdigest(), old.name}, "all young or named"
+    fewer = snapshot(*addresses[:4])
+    os.utime(old, (1, 1))
+    for path in web.glob("??/*"):
+        os.utime(path, (time.time() - https_cache.LEFTOVER_SECONDS - 60,) * 2)
+    ingested(fewer, tmp_path, "b")
+    assert kept() == ids(whole), "one is kept for a month after it was asked for last"
+    for path in web.glob("??/*"):
+        os.utime(path, (1, 1))
+    lost = sha256(encoded_noise(3)).hexdigest()
+    ingested(fewer, tmp_path, "c", forgotten=(lost,))
+    assert kept() == ids(fewer) - {lost}

@@ -4,6 +4,7 @@ import io
 import socket
 import tarfile
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -164,3 +165,46 @@ def test_F13_a_video_that_names_other_files_or_addresses_opens_neither(
         pipeline(world / "source")
     assert "\n" not in str(caught.value)
     assert callers == []
+
+
+def extended(keyword: str, value: str) -> bytes:
+    """A header that says something about the member after it."""
+    info = tarfile.TarInfo("a.jpg")
+    info.pax_headers = {keyword: value}
+    return info.tobuf(tarfile.PAX_FORMAT)[:-512]
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        extended("size", "-1024"),
+        extended("size", "-4096"),
+        extended("size", str(1 << 70)),
+        extended("GNU.sparse.size", "many"),
+        header("././@PaxHeader", tarfile.XHDTYPE, 64 << 20) + bytes(64 << 20),
+        header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 64 << 20) + bytes(64 << 20),
+        header("././@LongLink", tarfile.GNUTYPE_LONGNAME, -512),
+        (header("././@LongLink", tarfile.GNUTYPE_LONGNAME, 512) + b"x".ljust(512, b"\0")) * 3000,
+    ],
+    ids=["back", "far-back", "far-ahead", "no-number", "long-pax", "long-name", "negative-name", "nested"],
+)
+@pytest.mark.timeout(20)
+def test_F13_headers_that_lead_back_or_are_too_large_are_refused_at_once(
+    world: Path, pipeline: Callable[[Path], list[bytes]], hostile: bytes
+) -> None:
+    path = world / "source" / "a.tar"
+    last = tarfile.TarInfo("a.jpg").tobuf()
+    path.write_bytes(pack(path).read_bytes()[: 3 * 1024] + hostile + last + bytes(1024))
+    tracemalloc.start()
+    with pytest.raises(UserError, match="not a whole tar") as caught:
+        pipeline(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 32 << 20
+    assert "\n" not in str(caught.value)

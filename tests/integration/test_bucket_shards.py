@@ -8,6 +8,7 @@ from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
@@ -182,3 +183,57 @@ def test_a_place_that_is_no_bucket_is_refused(written, tmp_path) -> None:
         with pytest.raises(UserError, match="SELFSIGHT_SHARDS_URI") as error:
             BucketShardReader(uri, written[1], cache=tmp_path, cache_bytes=0)
         assert "secret" not in str(error.value)
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+def test_F9_what_asking_again_does_not_mend_is_told_at_once_with_its_remedy(
+    server, written, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(bucket_shards, "BACKOFF_SECONDS", 100)
+    client = boto3.client("s3", endpoint_url=server)
+    with reader(server, written[1], tmp_path / "a") as remote:
+        with pytest.raises(UserError, match="s3://data: no such bucket"):
+            remote.read(IDS[0])
+        client.create_bucket(Bucket="data")
+        with pytest.raises(UserError, match=r"shard-.*\.tar: not there \(NoSuchKey\): upload it again"):
+            remote.read(IDS[0])
+        client.close()
+        checked_requests(server, "0")
+        try:
+            with pytest.raises(UserError, match=r"the credentials are refused.*AWS_ACCESS_KEY_ID"):
+                remote.read(IDS[0])
+        finally:
+            checked_requests(server, "inf")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with (
+        reader(server, written[1], tmp_path / "b") as remote,
+        pytest.raises(UserError, match="no usable AWS credentials"),
+    ):
+        remote.read(IDS[0])
+
+
+def checked_requests(server: str, count: str) -> None:
+    """After that many requests the server checks credentials."""
+    plain = {"Content-Type": "text/plain"}
+    urlopen(Request(f"{server}/moto-api/reset-auth", count.encode(), plain, method="POST")).close()
+
+
+def test_an_endpoint_without_a_scheme_is_told_as_such(written, tmp_path) -> None:
+    with (
+        reader("localhost:9000", written[1], tmp_path / "cache") as remote,
+        pytest.raises(UserError, match=r"'localhost:9000': write SELFSIGHT_S3_ENDPOINT with http"),
+    ):
+        remote.read(IDS[0])
+
+
+def test_training_processes_of_a_machine_share_its_cache_out(written, tmp_path) -> None:
+    options = {"root": tmp_path, "home": tmp_path, "shards_uri": "s3://data/x", "image_cache_bytes": 1000}
+    settings = Settings(**options, processes=4, _env_file=None)
+    with open_shards(tmp_path / "nowhere", written[1], settings) as remote:
+        assert isinstance(remote, BucketShardReader)
+        assert remote._cache == (tmp_path / ".cache" / "selfsight" / "images", 250)

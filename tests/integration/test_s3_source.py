@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
@@ -17,6 +18,7 @@ from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.data.sources import bucket
+from components.data.sources.selection import Selection
 from components.errors import UserError
 from components.settings import Settings
 
@@ -153,3 +155,17 @@ def test_an_endpoint_that_nobody_listens_on_is_named_without_its_password(at) ->
     with pytest.raises(UserError, match=r"http://127\.0\.0\.1:9 cannot be reached.*SELFSIGHT_S3_ENDPOINT") as error:
         snapshot(at("http://user:password@127.0.0.1:9"))
     assert "password" not in str(error.value)
+
+
+def test_a_server_that_heeds_no_condition_gives_no_other_version(filled, s3, at, tmp_path, monkeypatch) -> None:
+    settings = at(filled)
+    lock = snapshot(settings)
+    s3.put_object(Bucket="photos", Key="2026/animals/dog/5 ü.jpg", Body=b"another")
+    source = bucket.S3Source(URI, "train", Selection(), filled)
+    client = source._connected()
+    heedless = SimpleNamespace(get_object=lambda IfMatch, **rest: client.get_object(**rest))
+    monkeypatch.setattr(source, "_client", heedless)
+    (changed,) = (one for one in lock.objects if one.name == "dog/5 ü.jpg")
+    with pytest.raises(UserError, match=r"dog/5 ü\.jpg: gone or changed since the snapshot"):
+        source.read(changed.name, changed.digest)
+    assert source.read(lock.objects[0].name, lock.objects[0].digest)

@@ -8,6 +8,8 @@ from components.errors import UserError
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that is given out for the public internet; the rest is reserved, whatever a library takes it for."""
 
 
 def checked_address(host: str, port: int, allowed: Collection[str]) -> str:
@@ -45,6 +47,8 @@ def is_public(address: str) -> bool:
             wrapped.append(ipaddress.IPv4Address(int(one) & 0xFFFFFFFF))
         if any(inner is not None and not is_public(str(inner)) for inner in wrapped):
             return False
-        if one.ipv4_mapped is not None:
+        if one.ipv4_mapped is not None or one in _NAT64:
             return True
+        if one not in _UNICAST:
+            return False
     return one.is_global and not one.is_multicast

@@ -7,6 +7,7 @@ import tarfile
 import threading
 from collections.abc import Iterator
 from functools import cached_property, partial
+from io import BufferedReader, FileIO
 from typing import Any
 
 from components.data.lock import Annotation
@@ -20,6 +21,8 @@ _log = logging.getLogger(__name__)
 _opening = threading.Lock()
 SIDECARS = {"cls": 1 << 10, "json": 1 << 20}
 """Members that say something about the image of the same key, and how many bytes they may have."""
+HEADER_BYTES = 1 << 20
+"""Largest header that is read: one that names a member and says more about it is a few hundred bytes long."""
 
 Extent = tuple[int, int]
 """Offset and size of a member's bytes in the archive."""
@@ -119,13 +122,13 @@ class Tar:
     def _index(self) -> dict[str, Extent]:
         found: dict[str, Extent] = {}
         try:
-            with tarfile.open(self._place.path, "r:") as archive:
+            with _Headers(FileIO(self._place.path)) as file, tarfile.open(self._place.path, "r:", file) as archive:
                 for name, extent in self._headers(archive):
                     if name in found and (_sidecar(name) or self._place.takes(name)):
                         raise UserError(f"{self._place.uri}: two files are named '{name}'", remedy="rename one of them")
                     found[name] = extent
                 self._check_end(archive)
-        except tarfile.ReadError as error:
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             remedy = "pack it anew as one uncompressed tar; `cat` does not join two, `tar --concatenate` does"
             raise UserError(f"{self._place.uri}: not a whole tar ({error})", remedy=remedy) from None
         except OSError as error:
@@ -133,9 +136,12 @@ class Tar:
         return found
 
     def _headers(self, archive: tarfile.TarFile) -> Iterator[tuple[str, Extent]]:
-        skipped = 0
+        skipped = end = 0
         while (member := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # tarfile keeps every header otherwise
+            if member.size < 0 or archive.offset <= end:  # it would be read again and again
+                raise tarfile.ReadError(f"damaged at byte {member.offset}")
+            end = archive.offset
             if member.isdir():
                 continue
             name = safe_name(member.name, self._place.uri)
@@ -170,6 +176,15 @@ class Tar:
     def __del__(self) -> None:
         if getattr(self, "_descriptor", None) is not None:
             os.close(self._descriptor)  # type: ignore[arg-type]
+
+
+class _Headers(BufferedReader):
+    """A tar of which no more is read at a time than a header may have."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= HEADER_BYTES:
+            raise tarfile.ReadError(f"damaged at byte {self.tell()}")
+        return super().read(size)
 
 
 def _key(name: str) -> str:

@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ BACKOFF_SECONDS = 0.2
 PAGE = 1000
 """Objects asked for in one listing request."""
 CHANGED = "take a new snapshot with `selfsight snapshot`"
+_ETAG = "etag:"
 _GONE = {"NoSuchKey", "404", "PreconditionFailed", "412"}
 
 
@@ -54,17 +55,19 @@ class S3Source:
         with self._explained(self.uri):
             found = self._selection.of(self._keys(), self.uri)
         for name, (size, etag) in found:
-            yield SourceObject(self.role, name, size, f"etag:{etag}")
+            yield SourceObject(self.role, name, size, f"{_ETAG}{etag}")
 
     def read(self, name: str, digest: str | None = None) -> bytes:
         """Returns the bytes of an object, see `Source.read`; a body cut short or damaged is asked for again."""
         request = {"Bucket": self._address.bucket, "Key": self._address.key(name)}
         if digest is not None:
-            request["IfMatch"] = f'"{digest.removeprefix("etag:")}"'
+            request["IfMatch"] = f'"{digest.removeprefix(_ETAG)}"'
         what = f"{self.uri.rstrip('/')}/{name}"
         for attempt in range(self._attempts):
             with self._explained(what):
                 answer = self._connected().get_object(**request)  # type: ignore[arg-type]
+            if digest is not None and _etag(answer) not in ("", digest.removeprefix(_ETAG)):
+                raise UserError(f"{what}: gone or changed since the snapshot", remedy=CHANGED)
             data = _whole_body(answer["Body"], what)
             if data is not None and is_intact(data, answer):
                 return data
@@ -86,7 +89,7 @@ class S3Source:
             for entry in page.get("Contents", []):
                 name = entry["Key"].removeprefix(prefix)
                 if name and not name.endswith("/"):
-                    yield name, (entry["Size"], entry["ETag"].strip('"'))
+                    yield name, (entry["Size"], _etag(entry))
 
     def _connected(self) -> "S3Client":
         with _connecting:  # eight threads would make eight clients, half a second of work each
@@ -109,6 +112,11 @@ class S3Source:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_client": None}
+
+
+def _etag(answer: Mapping[str, Any]) -> str:
+    """The ETag in an answer, empty if there is none; not every server heeds the one that a request asks for."""
+    return str(answer.get("ETag", "")).strip('"')
 
 
 def _whole_body(body: "StreamingBody", what: str) -> bytes | None:

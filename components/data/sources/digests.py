@@ -1,20 +1,17 @@
 """SHA-256 of files, remembered, so that a second snapshot of a large source reads nothing again."""
 
 import hashlib
-import logging
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from components.data.cache_file import CacheFile
 from components.errors import UserError
 
-_log = logging.getLogger(__name__)
 CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file changed less than this ago may change again within one tick of the clock: it is not remembered."""
@@ -85,15 +82,16 @@ class DigestCache:
         self.workers = workers
 
     def digests(self, stamps: Iterable[Stamp], compute: Callable[[Stamp], str]) -> Iterator[str]:
-        """Yields the digest of each stamp in order, computing those that are not remembered."""
+        """Yields the digest of each stamp in order, computing those that are not remembered; empty ones never are."""
         pending = iter(stamps)
-        with closing(open_cache(self.path, _TABLE)) as database, ThreadPoolExecutor(self.workers) as pool:
+        with CacheFile(self.path, _TABLE) as database, ThreadPoolExecutor(self.workers) as pool:
             while batch := list(islice(pending, BATCH)):
                 known = _lookup(database, batch)
                 missing = [one for one in batch if one.key not in known]
                 before = time.time_ns()
                 fresh = dict(zip((one.key for one in missing), pool.map(compute, missing), strict=True))
-                _remember(database, [(*one, fresh[one.key]) for one in missing if is_settled(one, before)])
+                rows = [(*one, fresh[one.key]) for one in missing if fresh[one.key] and is_settled(one, before)]
+                database.write(("INSERT OR REPLACE INTO stamped_digests VALUES (?, ?, ?, ?, ?)", rows))
                 for one in batch:
                     yield known[one.key] if one.key in known else fresh[one.key]
 
@@ -103,55 +101,10 @@ def is_settled(stamp: Stamp, now_ns: int) -> bool:
     return max(stamp.mtime_ns, stamp.ctime_ns) < now_ns - SETTLED_NS
 
 
-def open_cache(path: Path, *tables: str) -> sqlite3.Connection:
-    """Opens a cache file with some tables; where it cannot be used, one in memory.
-
-    Args:
-        path: SQLite file, made where it is absent.
-        tables: `CREATE TABLE IF NOT EXISTS …` statements.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return _opened(str(path), tables)
-    except (sqlite3.DatabaseError, OSError) as error:
-        _log.warning("%s cannot be used (%s): what it remembers is found out anew", path, error)
-        if type(error) is sqlite3.DatabaseError:  # damaged, not merely locked or out of reach
-            path.unlink(missing_ok=True)
-        return _opened(":memory:", tables)
-
-
-def _opened(path: str, tables: Sequence[str]) -> sqlite3.Connection:
-    database = sqlite3.connect(path, timeout=60)
-    try:
-        # the write-ahead log keeps a second snapshot at the same time from waiting; sync is not needed for a cache
-        database.execute("PRAGMA journal_mode=WAL")
-        database.execute("PRAGMA synchronous=NORMAL")
-        for table in tables:
-            database.execute(table)
-    except sqlite3.DatabaseError:
-        database.close()
-        raise
-    return database
-
-
-def remember(database: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """Writes rows into a cache; one that cannot be written is a warning."""
-    try:
-        with database:
-            database.executemany(statement, rows)
-    except (sqlite3.OperationalError, sqlite3.DataError) as error:
-        _log.warning("nothing is remembered: %s", error)
-
-
-def _remember(database: sqlite3.Connection, rows: Sequence[tuple[str | int, ...]]) -> None:
-    remember(database, "INSERT OR REPLACE INTO stamped_digests VALUES (?, ?, ?, ?, ?)", rows)
-
-
-def _lookup(database: sqlite3.Connection, stamps: Sequence[Stamp]) -> dict[str, str]:
+def _lookup(database: CacheFile, stamps: Sequence[Stamp]) -> dict[str, str]:
     found: dict[str, str] = {}
     query = "SELECT digest FROM stamped_digests WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ?"
     for one in stamps:
-        row = database.execute(query, one).fetchone()
-        if row is not None:
-            found[one.key] = row[0]
+        for (digest,) in database.rows(query, one):
+            found[one.key] = digest
     return found

@@ -9,6 +9,8 @@ from components.data.sources.digests import DigestCache, Stamp, digest_of, diges
 from components.data.sources.selection import Selection, annotate, safe_name
 from components.errors import UserError
 
+VANISHED = ""
+"""Digest of a file that is not there any more when it is to be hashed."""
 CHANGED = "take a new snapshot with `selfsight snapshot`"
 
 
@@ -34,11 +36,13 @@ class FolderSource:
         self._parents: dict[str, str] = {}
 
     def list(self) -> Iterator[SourceObject]:
-        """Yields every image with its size and SHA-256, sorted by name."""
-        found = self._selection.of(files_below(self._root, self.uri, self._selection), self.uri)
+        """Yields every image with its size and SHA-256, sorted by name; one that vanishes meanwhile is not there."""
+        taken = self._selection.of(files_below(self._root, self.uri, self._selection), self.uri)
+        found = [(name, stat) for name, entry in taken if (stat := _state(entry)) is not None]
         stamps = [Stamp.of(f"{self._root}/{name}", stat) for name, stat in found]
         for (name, stat), digest in zip(found, self._cache.digests(stamps, _hash), strict=True):
-            yield SourceObject(self.role, name, stat.st_size, digest)
+            if digest != VANISHED:
+                yield SourceObject(self.role, name, stat.st_size, digest)
 
     def read(self, name: str, digest: str | None = None) -> bytes:
         """Returns the bytes of a file, see `Source.read`."""
@@ -72,8 +76,8 @@ class FolderSource:
         return self._parents[parent]
 
 
-def files_below(root: Path, uri: str, wanted: Selection) -> Iterator[tuple[str, os.stat_result]]:
-    """Yields the name and state of every file below a folder, hidden folders left out.
+def files_below(root: Path, uri: str, wanted: Selection) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Yields the name and entry of every file below a folder, hidden folders left out.
 
     Args:
         root: the folder, resolved.
@@ -86,10 +90,12 @@ def files_below(root: Path, uri: str, wanted: Selection) -> Iterator[tuple[str, 
     yield from _walk(root, root, "", uri, wanted)
 
 
-def _walk(root: Path, folder: Path, prefix: str, uri: str, wanted: Selection) -> Iterator[tuple[str, os.stat_result]]:
+def _walk(root: Path, folder: Path, prefix: str, uri: str, wanted: Selection) -> Iterator[tuple[str, os.DirEntry[str]]]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
+        if folder != root and isinstance(error, FileNotFoundError):
+            return  # it has vanished since its name was read
         raise UserError(f"{folder}: {error.strerror}", remedy="make it readable, or move it elsewhere") from None
     for entry in entries:
         name = prefix + entry.name
@@ -99,7 +105,7 @@ def _walk(root: Path, folder: Path, prefix: str, uri: str, wanted: Selection) ->
             if not entry.name.startswith("."):
                 yield from _walk(root, folder / entry.name, f"{name}/", uri, wanted)
         elif entry.is_file():
-            yield name, entry.stat()
+            yield name, entry
 
 
 def _leads_to_file(root: Path, name: str, uri: str, wanted: Selection) -> bool:
@@ -119,5 +125,18 @@ def _leads_outside(uri: str, name: str) -> UserError:
     return UserError(f"{uri}/{name}: a link that leads outside the source", remedy=remedy)
 
 
+def _state(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat()
+    except FileNotFoundError:
+        return None
+
+
 def _hash(stamp: Stamp) -> str:
-    return digest_of_path(Path(stamp.key))
+    path = Path(stamp.key)
+    try:
+        return digest_of_path(path)
+    except UserError:
+        if path.exists():
+            raise
+        return VANISHED

@@ -93,10 +93,10 @@ class Fetcher:
             answer = self._once(*parts, validators, deadline)
             if isinstance(answer, Answer):
                 return answer
-            url = urljoin(url, answer)
             try:
+                url = urljoin(url, answer)
                 parts = checked_parts(url)
-            except UserError:
+            except (UserError, ValueError):
                 raise FetchError("leads to what is no public https address", lasting=True) from None
         raise FetchError(f"more than {REDIRECTS} redirects", lasting=True)
 
@@ -104,8 +104,8 @@ class Fetcher:
         """The answer of an address, or the address that it leads to."""
         with _failures():
             address = checked_address(host, port, self.allowed)
-            connection = _PinnedConnection(host, port, address, self._tls)
-            with _cut_off_at(connection, deadline):
+            connection = _PinnedConnection(host, port, address, self._tls, deadline)
+            with _cut_off(connection, deadline):
                 connection.request("GET", target, headers={**_HEADERS, **validators})
                 response = connection.getresponse()
                 if response.status in _REDIRECTED and (location := response.getheader("Location")):
@@ -145,32 +145,44 @@ def checked_parts(url: str) -> tuple[str, int, str]:
 
 
 class _PinnedConnection(http.client.HTTPSConnection):
-    """Connects to an address that was checked; the certificate must still be that of the host."""
+    """Connects to an address that was checked; the certificate must still be that of the host.
 
-    def __init__(self, host: str, port: int, address: str, tls: ssl.SSLContext) -> None:
+    Whatever it waits for, it can be cut off from another thread.
+    """
+
+    def __init__(self, host: str, port: int, address: str, tls: ssl.SSLContext, deadline: float) -> None:
         super().__init__(host, port, timeout=STEP_SECONDS, context=tls)
         self._address = address
         self._tls = tls
-        self.opened: socket.socket | None = None
+        self._deadline = deadline
+        # a socket of its own to cut off: `sock` is None while the body of an answer without a length is read
+        self._opened: socket.socket | None = None
+        self.late = threading.Event()
+        """Set when it was cut off."""
 
     def connect(self) -> None:
-        # a socket of its own to cut off: `sock` is None while the body of an answer without a length is read
-        self.opened = socket.create_connection((self._address, self.port), timeout=STEP_SECONDS)
-        self.sock = self.opened = self._tls.wrap_socket(self.opened, server_hostname=self.host)
+        seconds = min(STEP_SECONDS, self._deadline - time.monotonic())
+        if seconds <= 0:
+            raise TimeoutError
+        opened = socket.create_connection((self._address, self.port), timeout=seconds)
+        opened.settimeout(STEP_SECONDS)
+        wrapped = self._tls.wrap_socket(opened, server_hostname=self.host, do_handshake_on_connect=False)
+        self.sock = self._opened = wrapped
+        if self.late.is_set():  # before there was anything to cut off
+            raise TimeoutError
+        wrapped.do_handshake()
+
+    def cut(self) -> None:
+        self.late.set()
+        if self._opened is not None:
+            with suppress(OSError):
+                self._opened.shutdown(socket.SHUT_RDWR)
 
 
 @contextmanager
-def _cut_off_at(connection: _PinnedConnection, deadline: float) -> Iterator[None]:
+def _cut_off(connection: _PinnedConnection, deadline: float) -> Iterator[None]:
     """Ends the connection at a time, whatever it is waiting for: a server may send one byte every few seconds."""
-    late = threading.Event()
-
-    def cut() -> None:
-        late.set()
-        if connection.opened is not None:
-            with suppress(OSError):
-                connection.opened.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(max(0.0, deadline - time.monotonic()), cut)
+    timer = threading.Timer(max(0.0, deadline - time.monotonic()), connection.cut)
     timer.daemon = True
     timer.start()
     try:
@@ -178,7 +190,7 @@ def _cut_off_at(connection: _PinnedConnection, deadline: float) -> Iterator[None
     finally:
         timer.cancel()
         connection.close()
-        if late.is_set():
+        if connection.late.is_set():
             raise FetchError(f"takes more than {TOTAL_SECONDS:.0f} s", lasting=False)
 
 

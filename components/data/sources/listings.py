@@ -1,18 +1,17 @@
 """What files that hold many images hold, remembered, so that a second snapshot opens only those that are new."""
 
 import json
-import sqlite3
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from components.data.cache_file import CacheFile
 from components.data.lock import Annotation
-from components.data.sources.digests import Stamp, is_settled, open_cache, remember
+from components.data.sources.digests import Stamp, is_settled
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -54,14 +53,15 @@ class ListingCache:
             reader: what else the answer depends on: kind of file, patterns.
             scan: reads the file; called where the answer is not remembered.
         """
-        with closing(open_cache(self.path, _TABLE)) as database:
-            row = database.execute(
+        with CacheFile(self.path, _TABLE) as database:
+            rows = database.rows(
                 "SELECT members FROM listings WHERE path = ? AND size = ? AND mtime_ns = ? AND ctime_ns = ? "
                 "AND reader = ?",
                 (*stamp, reader),
-            ).fetchone()
-            if row is not None:
-                return _unpacked(row[0])
+            )
+            known = _unpacked(rows[0][0]) if rows else None
+            if known is not None:
+                return known
             before = time.time_ns()
             found = list(scan())
             if is_settled(stamp, before):
@@ -77,13 +77,17 @@ def in_threads(work: Callable[[T], R], items: Iterable[T], threads: int) -> Iter
             yield from pool.map(work, batch)
 
 
-def _keep(database: sqlite3.Connection, stamp: Stamp, reader: str, members: list[Member]) -> None:
+def _keep(database: CacheFile, stamp: Stamp, reader: str, members: list[Member]) -> None:
     rows = [(name, size, digest, said and (said.label, said.group, said.frame)) for name, size, digest, said in members]
     packed = zlib.compress(json.dumps(rows).encode(), level=1)
     row = (stamp.key, reader, stamp.size, stamp.mtime_ns, stamp.ctime_ns, packed)
-    remember(database, "INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?)", [row])
+    database.write(("INSERT OR REPLACE INTO listings VALUES (?, ?, ?, ?, ?, ?)", [row]))
 
 
-def _unpacked(packed: bytes) -> list[Member]:
-    rows = json.loads(zlib.decompress(packed))
-    return [Member(name, size, digest, said and Annotation(*said)) for name, size, digest, said in rows]
+def _unpacked(packed: bytes) -> list[Member] | None:
+    """The members of a row; None if it is damaged."""
+    try:
+        rows = json.loads(zlib.decompress(packed))
+        return [Member(name, size, digest, said and Annotation(*said)) for name, size, digest, said in rows]
+    except (zlib.error, ValueError, TypeError):
+        return None

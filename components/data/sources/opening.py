@@ -23,7 +23,7 @@ from components.data.sources.selection import Selection
 from components.data.sources.urls import UrlSource
 from components.data.sources.video import PATTERNS as VIDEO_PATTERNS
 from components.data.sources.video import Videos
-from components.data.sources.web_cache import WebCache
+from components.data.sources.web_cache import web_cache
 from components.errors import UserError
 from components.settings import Settings
 
@@ -82,7 +82,7 @@ class LocalOpener:
             return None
         if path.suffix.lower() == URL_LIST:
             fetcher = Fetcher(self.settings.trusted_hosts)
-            return UrlSource(uri, self.role, self.selection, fetcher, WebCache(self.settings.cache / "web"))
+            return UrlSource(uri, self.role, self.selection, fetcher, web_cache(self.settings))
         kind = _kind_of(path.name)
         return None if kind is None else self._containers(uri, kind, {"": path.resolve()}, rate)
 

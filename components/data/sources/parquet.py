@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.data.lock import Annotation
+from components.data.lock import FRAMES, Annotation
 from components.data.sources.containers import Container, Place
 from components.data.sources.digests import digest_of
 from components.data.sources.listings import Member, in_threads
@@ -65,7 +65,7 @@ class ParquetFile:
         with self._explained():
             for batch in self._file.iter_batches(batch_size=ROWS, columns=columns):
                 images, paths = _bytes_and_paths(batch.column(0))
-                said = _annotations(batch, self._class_names)
+                said = self._annotations(batch, row)
                 held = [index for index in range(len(images)) if images[index].is_valid]
                 names = [_row_name(row + index, paths[index]) for index in held]
                 buffers = [images[index].as_buffer() for index in held]
@@ -99,6 +99,18 @@ class ParquetFile:
                 raise pa.ArrowInvalid("rows are missing")
             self._images = _bytes_and_paths(batch.column(0))[0]
         return self._images[row - self._first]
+
+    def _annotations(self, batch: pa.RecordBatch, first: int) -> list[Annotation]:
+        """What the columns beside the images say about each row of a batch, `first` being the number of its first."""
+        found = []
+        for row, values in enumerate(zip(*_said(batch, self._class_names), strict=True), start=first):
+            try:
+                found.append(Annotation(*values))
+            except ValueError:
+                message = f"{self._place.uri}: row {row}: no annotation in the columns {', '.join(ANNOTATION_COLUMNS)}"
+                remedy = f"text must be UTF-8, and a frame a number from 0 to {FRAMES - 1}"
+                raise UserError(message, remedy=remedy) from None
+        return found
 
     @cached_property
     def _starts(self) -> list[int]:
@@ -165,11 +177,12 @@ def _row_name(row: int, path: str | None) -> str:
     return f"{row:09d}-{base}" if base else f"{row:09d}"
 
 
-def _annotations(batch: pa.RecordBatch, class_names: list[str] | None) -> list[Annotation]:
+def _said(batch: pa.RecordBatch, class_names: list[str] | None) -> tuple[list[Any], list[Any], list[Any]]:
+    """Label, group and frame of each row."""
     labels = [_label(value, class_names) for value in _values(batch, "label")]
     groups = [None if value is None else str(value) for value in _values(batch, "group")]
     frames = [value if isinstance(value, int) else None for value in _values(batch, "frame")]
-    return [Annotation(*one) for one in zip(labels, groups, frames, strict=True)]
+    return labels, groups, frames
 
 
 def _values(batch: pa.RecordBatch, column: str) -> list[Any]:

@@ -91,6 +91,8 @@ class UrlSource:
         try:
             answer = self._fetcher.fetch(url, None if kept is None else kept.validators)
         except FetchError as error:
+            if error.lasting:
+                self._cache.forget(url)
             return error.reason if kept is None or error.lasting else kept
         if answer.body is None and kept is not None:
             return kept

@@ -99,8 +99,8 @@ class Video:
         shown = int(digits)
         if digest is not None and digest != self._digest(shown):
             raise self._place.changed(member)
-        frame = self._frame(shown)
-        return b"" if frame is None else _encoded(frame)
+        with self._explained():
+            return self._jpeg(shown)
 
     def _digest(self, shown: int) -> str:
         return f"video:{hashlib.sha256(f'{VERSION} {self._file_digest} {shown}'.encode()).hexdigest()}"
@@ -126,11 +126,18 @@ class Video:
                 yield number, shown
                 due = math.floor(shown * self._rate / 1000) + 1
 
-    def _frame(self, shown: int) -> "VideoFrame | None":
-        """The frame shown then, decoded from a key frame at or before it, whatever was read before; None if damaged."""
-        with self._explained():
+    def _jpeg(self, shown: int) -> bytes:
+        """The frame shown then, decoded from a key frame at or before it, whatever was read before; b"" if damaged."""
+        from av.error import FFmpegError
+
+        _ = self._stream  # a file that cannot be opened is not a damaged frame
+        try:
             frame = self._decoded_on(shown) or self._sought(shown)
-        return None if frame is None or frame.is_corrupt else frame
+            return b"" if frame is None or frame.is_corrupt else _encoded(frame)
+        except MemoryError:
+            raise MemoryError from None  # FFmpeg's own would be taken for a damaged frame
+        except (FFmpegError, ValueError):
+            return b""
 
     def _decoded_on(self, shown: int) -> "VideoFrame | None":
         """The frame, if it is near and no key frame comes before it: from one it is to be sought."""
@@ -169,6 +176,8 @@ class Video:
         for packet in self._container.demux(self._stream):
             try:
                 yield from (frame for frame in packet.decode() if frame.pts is not None)
+            except MemoryError:
+                raise
             except FFmpegError:
                 continue
 
@@ -191,6 +200,9 @@ class Video:
         if not streams:
             raise UserError(f"{self._place.uri}: has no video in it", remedy="exclude it")
         stream = streams[0]
+        if stream.codec_context is None:
+            message = f"{self._place.uri}: is of a codec that cannot be decoded"
+            raise UserError(message, remedy="convert it to MP4, or exclude it")
         if stream.width * stream.height > MAX_PIXELS:
             message = f"{self._place.uri}: {stream.width} × {stream.height} pixels"
             raise UserError(message, remedy=f"exclude it: at most {MAX_PIXELS} pixels are decoded")
@@ -236,6 +248,11 @@ def _pyav() -> Any:
 
 
 def _encoded(frame: "VideoFrame") -> bytes:
+    """A frame as JPEG.
+
+    Raises:
+        ValueError: if it has more pixels a side than a JPEG may have.
+    """
     from av.video.reformatter import Interpolation
     from PIL import Image
 
@@ -245,5 +262,8 @@ def _encoded(frame: "VideoFrame") -> bytes:
     if frame.rotation % 360:
         image = image.rotate(frame.rotation, expand=True)
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=QUALITY)
+    try:
+        image.save(buffer, "JPEG", quality=QUALITY)
+    except OSError as error:  # Pillow's for whatever the encoder refuses
+        raise ValueError(image.size) from error
     return buffer.getvalue()

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from components.data.decoding import DecodingError, decode, decode_rgb
+from components.data.decoding import DecodingError, decode, decode_rgb, decode_stored
+from components.errors import UserError
 
 LEFT_RED = np.zeros((16, 24, 3), np.uint8)
 LEFT_RED[:, :12] = (255, 0, 0)
@@ -245,3 +246,18 @@ def test_scaled_decoding_keeps_the_asked_side_and_tells_the_whole_size(orientati
 def test_a_truncated_photo_is_found_by_scaled_decoding_too(picture: Callable[..., bytes]) -> None:
     whole = picture(0, size=(640, 480))
     assert reason(whole[: int(len(whole) * 0.9)], min_side=64) == "truncated"
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sizes_that_scale_to_the_same_number_are_still_swapped(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = decode(encode(Image.new("RGB", (647, 641)), "JPEG", exif=exif), min_side=64)
+    assert found.image.size == (81, 81)
+    assert (found.width, found.height) == ((641, 647) if orientation > 4 else (647, 641))
+
+
+def test_a_stored_image_that_does_not_decode_is_named() -> None:
+    assert decode_stored(lambda _: encode(two_halves()), "1" * 64).size == (24, 16)
+    with pytest.raises(UserError, match=rf"image {'1' * 64} does not decode \(not-an-image\): .*dvc checkout"):
+        decode_stored(lambda _: b"something else", "1" * 64)

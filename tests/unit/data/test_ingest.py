@@ -14,11 +14,15 @@ from PIL import Image
 from components.data import ingest
 from components.data.decoding import MAX_PIXELS
 from components.data.ingest import IngestParams, build_manifest
-from components.data.lock import SourceLock
+from components.data.ingest_cache import IngestCache
+from components.data.inspection import Inspector
+from components.data.lock import SourceLock, SourceObject
 from components.data.manifest import Manifest
+from components.data.manifest_builder import ManifestBuilder
 from components.data.shard_writer import ShardWriter
 from components.data.shards import ShardReader
 from components.data.snapshot import SnapshotParams, take_snapshot
+from components.data.sources import open_source
 from components.data.sources.archive import Tar
 from components.errors import UserError
 from components.parameters import validate
@@ -309,3 +313,40 @@ def test_masks_of_real_scenes_are_left_out_by_pattern(real_data: Path, tmp_path:
     params = SnapshotParams(source=str(real_data / "camvid" / "val.tar"), exclude=("masks/*",))
     found = Ingested(tmp_path / "out", take_snapshot(params, bare_settings), bare_settings)
     assert (found.metrics["ok"], found.metrics["classes"]) == (101, 0)
+
+
+def test_times_in_nanoseconds_are_frames_and_what_is_no_frame_is_named_before_anything_is_read(
+    ingested: Callable[..., Ingested], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pattern = r"(?P<group>clip)_(?P<frame>\d+)"
+    (folder / "cat" / "0.jpg").rename(folder / "cat" / "clip_1764143025123456789.jpg")
+    rows = ingested(folder, group_pattern=pattern).manifest.sources.to_pylist()
+    assert {row["frame"] for row in rows} == {None, 1764143025123456789}
+    for digits in (str(1 << 63), "9" * 5000):
+        lock = SourceLock(str(folder), objects=(SourceObject("train", f"cat/clip_{digits}.jpg", 1, "sha256:0"),))
+        with pytest.raises(UserError, match=r"'cat/clip_9\d+\.jpg': frame 9\d+, as ingest\.group_pattern"):
+            ManifestBuilder(lock, pattern)
+
+
+def test_few_objects_of_unknown_size_are_read_at_a_time(bare_settings: Settings) -> None:
+    """A frame of a video may have megabytes, and all of a chunk are in memory."""
+    lock = SourceLock("scenes", objects=tuple(SourceObject("train", str(n), None, f"video:{n}") for n in range(100)))
+    sources = {"train": open_source("scenes", role="train", settings=bare_settings)}
+    with IngestCache(bare_settings.cache, "policy") as cache:
+        inspector = Inspector(sources, 1, 1, 1, 1.0, cache.kept)
+        stretches = list(ingest._Inspected(lock, inspector, cache, 1.0, 1)._stretches())
+    assert max(len(one.wanted) for one in stretches) == 8
+
+
+def test_what_makes_frames_is_part_of_what_they_are_remembered_by(
+    bare_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = SourceLock("scenes")
+    sources = {"train": open_source("scenes", role="train", settings=bare_settings)}
+    keys = []
+    for of_av in ("18.1.0", "18.1.1", None):
+        monkeypatch.setattr(ingest, "_version", lambda package, of_av=of_av: of_av)
+        with IngestCache(bare_settings.cache, "policy") as cache:
+            inspected = ingest._Inspected(lock, Inspector(sources, 1, 1, 1, 1.0, cache.kept), cache, 1.0, 1)
+            keys.append(inspected._key(SourceObject("train", "x", None, "video:0")))
+    assert len(set(keys)) == 3

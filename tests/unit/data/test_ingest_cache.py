@@ -2,17 +2,21 @@
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from components.data import ingest
+from components.data import ingest, ingest_cache
 from components.data.ingest import IngestParams, build_manifest
 from components.data.ingest_cache import IngestCache
 from components.data.lock import SourceLock
 from components.data.manifest import Manifest
+from components.data.shard_writer import ShardWriter
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.settings import Settings
@@ -28,6 +32,7 @@ class Place:
     def __init__(self, root: Path, settings: Settings, picture: Picture) -> None:
         self.images = root / "many"
         self.cache = settings.cache / "ingest"
+        self.forgotten: frozenset[str] = frozenset()
         self._root, self._settings, self._picture = root, settings, picture
         self.images.mkdir()
         self.add(range(60))
@@ -44,7 +49,8 @@ class Place:
         folder = self._root / out
         settings = self._settings
         parameters = IngestParams(**{**SMALL_SHARDS, **params})
-        build_manifest(lock or self.lock(), parameters, folder / "manifest", folder / "shards", settings)
+        outs = (folder / "manifest", folder / "shards")
+        build_manifest(lock or self.lock(), parameters, *outs, settings, self.forgotten)
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def without_cache(self, out: str, lock: SourceLock | None = None, **params: object) -> dict[str, bytes]:
@@ -203,9 +209,73 @@ def test_a_cache_that_cannot_be_made_is_named(place: Place, tmp_path: Path) -> N
         place.run("first")
 
 
-def test_two_ingests_at_a_time_share_a_cache_and_do_not_disturb_each_other(place: Place, tmp_path: Path) -> None:
+def test_two_ingests_at_a_time_share_a_cache_and_do_not_disturb_each_other(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     expected = place.without_cache("expected")
     with IngestCache(place.cache, "of another ingest, which still runs"):
         assert place.run("meanwhile") == expected
         assert place.run("again") == expected
     assert place.run("afterwards") == expected
+    shutil.rmtree(place.cache)
+    others, end_file, stamp = ExitStack(), ShardWriter._end_file, ingest_cache._stamp
+
+    def while_a_shard_is_half_written(writer: ShardWriter) -> None:
+        others.close()
+        others.enter_context(IngestCache(place.cache, "of another ingest, which began and ends meanwhile"))
+        end_file(writer)
+
+    def before_a_row_names_the_shard(path: Path) -> tuple[int, int] | None:
+        others.close()
+        return stamp(path)
+
+    monkeypatch.setattr(ShardWriter, "_end_file", while_a_shard_is_half_written)
+    monkeypatch.setattr(ingest_cache, "_stamp", before_a_row_names_the_shard)
+    with others:
+        others.enter_context(IngestCache(place.cache, "of another ingest, which began first"))
+        assert place.run("third") == expected
+    assert {name for name in expected if name.startswith("shards/")} == {f"shards/{one}" for one in place.shards()}
+
+
+def test_partial_shards_of_a_killed_ingest_are_deleted_by_the_next(place: Place) -> None:
+    place.run("first")
+    (place.cache / "shards" / ".partial-1.tar").write_bytes(b"half")
+    place.run("second")
+    assert not list((place.cache / "shards").glob(".partial-*"))
+
+
+def test_kept_shards_that_hold_a_forgotten_image_go_with_the_next_ingest_that_has_no_use_for_them(
+    place: Place,
+) -> None:
+    place.run("first")
+    place.add(range(300, 301), prefix="030-")  # its shard is written anew, and the rows name the new one
+    place.run("second")
+    gone = {path: sha256(path.read_bytes()).hexdigest() for path in place.images.glob("03*.jpg")}
+    for path in gone:
+        path.unlink()
+    expected = place.without_cache("expected")
+
+    def holders() -> list[str]:
+        shards = (place.cache / "shards").iterdir()
+        return [path.name for path in shards if any(one.encode() in path.read_bytes() for one in gone.values())]
+
+    place.forgotten = frozenset(["0" * 64])
+    assert place.run("third") == expected
+    assert len(holders()) > 2
+    place.forgotten = frozenset(gone.values())
+    assert place.run("fourth") == expected
+    assert holders() == []
+
+
+@pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 6])
+def test_a_cache_whose_later_page_is_damaged_costs_time_only_and_is_made_anew(place: Place, page: int) -> None:
+    expected = place.run("first")
+    path = place.cache / "index.sqlite"
+    data = bytearray(path.read_bytes())
+    assert len(data) >= 7 * 4096
+    data[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    assert place.run("second") == expected
+    place.run("third")
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -137,3 +137,11 @@ def test_patterns_choose_rows_by_their_names(open_: Open, tmp_path: Path) -> Non
     path = write(tmp_path / "x.parquet", {"image": structs(3, ["a.jpg", "mask.png", "c.jpg"])})
     assert [one.name for one in open_(path, exclude=["*mask*"]).list()] == ["000000000-a.jpg", "000000002-c.jpg"]
     assert [one.name for one in open_(path, include=["*.png"]).list()] == ["000000001-mask.png"]
+
+
+@pytest.mark.parametrize("frame", [-1, 1 << 63])
+def test_a_frame_that_is_no_number_of_one_is_named_by_its_row(open_: Open, tmp_path: Path, frame: int) -> None:
+    frames = pa.array([7, frame], pa.int64() if frame < 0 else pa.uint64())
+    path = write(tmp_path / "x.parquet", {"image": structs(2), "frame": frames})
+    with pytest.raises(UserError, match=r"x\.parquet: row 1: no annotation in the columns .*frame: .*a number from 0"):
+        list(open_(path).list())

@@ -133,7 +133,7 @@ def test_json_beside_an_image_may_say_label_group_and_frame(
         ("1.json", b"{"),
         ("1.json", b"[" * 100_000),
         ("1.json", b'{"label": "\\ud800"}'),
-        ("1.json", b'{"frame": 4294967296}'),
+        ("1.json", b'{"frame": 9223372036854775808}'),
         ("1.json", b'{"frame": -1}'),
     ],
 )

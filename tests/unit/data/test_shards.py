@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
 from hashlib import sha256
 from pathlib import Path
@@ -149,3 +151,30 @@ def test_the_header_of_a_member_is_that_of_tarfile(nbytes: int) -> None:
         plain = tarfile.TarInfo(f"{image_id}.{extension}")
         plain.size = nbytes
         assert shard_writer._header(Member(image_id, extension, nbytes, 512)) == plain.tobuf(tarfile.USTAR_FORMAT)
+
+
+MORE_SHARDS_THAN_FILES = """
+import resource, sys
+from pathlib import Path
+import pyarrow as pa
+from components.data.shards import ShardReader
+folder = Path(sys.argv[1])
+names = sorted(path.name for path in folder.iterdir())
+ids = [f"{number:064d}" for number in range(len(names))]
+nothing = [0] * len(names)
+reader = ShardReader(folder, pa.table({"id": ids, "shard": names, "offset": nothing, "nbytes": [3] * len(names)}))
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[2])))
+for one in (*ids, *reversed(ids)):
+    reader.prefetch([one])
+    assert reader.read(one) == b"abc"
+"""
+
+
+@pytest.mark.parametrize(("files", "error"), [(300, ""), (100, "Too many open files: allow more open files")])
+def test_there_may_be_more_shards_than_a_process_may_open_files(tmp_path: Path, files: int, error: str) -> None:
+    for number in range(400):
+        (tmp_path / f"shard-{number}.tar").write_bytes(b"abc")
+    command = [sys.executable, "-c", MORE_SHARDS_THAN_FILES, str(tmp_path), str(files)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (not error)
+    assert error in done.stderr.splitlines()[-1] if error else not done.stderr

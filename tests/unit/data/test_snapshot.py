@@ -103,7 +103,7 @@ def test_another_label_is_a_change_and_survives_the_file(tmp_path: Path) -> None
         assert [same_lock(lock, other) for other in locks] == [index == number for index in range(len(locks))]
 
 
-@pytest.mark.parametrize("said", [{"label": 3}, {"frame": -1}, {"frame": 1 << 31}, {"colour": "red"}, "cat"])
+@pytest.mark.parametrize("said", [{"label": 3}, {"frame": -1}, {"frame": 1 << 63}, {"colour": "red"}, "cat"])
 def test_an_annotation_that_no_snapshot_writes_is_named_by_line(tmp_path: Path, said: object) -> None:
     write_lock(lock_of("a"), tmp_path / "source.lock")
     text = (tmp_path / "source.lock").read_text()
@@ -143,3 +143,14 @@ def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: 
         == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
     )
     assert names(read_lock(record).objects) == ["cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
+
+
+def test_a_record_of_what_went_that_cannot_be_read_is_left_as_it_is(folder: Path, bare_settings: Settings) -> None:
+    params = load_params(ROOT / "params.yaml").model_copy(update={"snapshot": SnapshotParams(source=str(folder))})
+    refresh_source(params, bare_settings)
+    (folder / "cat" / "0.jpg").unlink()
+    record = bare_settings.root / "data" / "source.removed"
+    record.write_text("<<<<<<< HEAD\n")
+    with pytest.raises(UserError, match=r"source\.removed: line 1 is damaged: restore it with git"):
+        refresh_source(params, bare_settings)
+    assert record.read_text() == "<<<<<<< HEAD\n"

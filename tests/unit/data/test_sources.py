@@ -1,15 +1,19 @@
 import io
 import os
 import pickle
+import sqlite3
 import tarfile
 from collections.abc import Callable
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from components.data.sources import Annotation, Source, object_uri, open_source
-from components.data.sources.digests import DigestCache, Stamp
+from components.data.sources import folder as folder_module
+from components.data.sources.digests import DigestCache, Stamp, digest_of
+from components.data.sources.listings import ListingCache, Member
 from components.errors import UserError
 from components.settings import Settings
 
@@ -331,3 +335,65 @@ def test_uris_of_objects_tell_where_they_are() -> None:
     assert object_uri("s3://bucket/p", "a.jpg") == "s3://bucket/p/a.jpg"
     assert object_uri("x/train.tar", "a.jpg") == "x/train.tar#a.jpg"
     assert object_uri("scenes?images=9", "a.jpg") == "scenes?images=9#a.jpg"
+
+
+@pytest.mark.parametrize("page", range(1, 9))
+def test_a_digest_cache_whose_later_page_is_damaged_is_made_anew(tmp_path: Path, page: int) -> None:
+    stamps = [Stamp(f"/images/{number:05d}.jpg", 1, 1, 1) for number in range(500)]
+    path = tmp_path / "digests.sqlite"
+    computed: list[Stamp] = []
+
+    def compute(stamp: Stamp) -> str:
+        computed.append(stamp)
+        return digest_of(stamp.key.encode())
+
+    expected = list(DigestCache(path).digests(stamps, compute))
+    data = bytearray(path.read_bytes())
+    assert len(data) >= 9 * 4096
+    data[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    for _ in range(2):
+        assert list(DigestCache(path).digests(stamps, compute)) == expected
+    computed.clear()
+    assert list(DigestCache(path).digests(stamps, compute)) == expected
+    assert computed == []
+
+
+def test_a_listing_whose_row_is_damaged_is_taken_anew(tmp_path: Path) -> None:
+    stamp, cache = Stamp("x.tar", 1, 1, 1), ListingCache(tmp_path / "digests.sqlite")
+    expected = [Member("a.jpg", 1, "sha256:0")]
+    assert cache.members(stamp, "tar", lambda: expected) == expected
+    with closing(sqlite3.connect(cache.path)) as database, database:
+        database.execute("UPDATE listings SET members = ?", (b"no stream",))
+    assert cache.members(stamp, "tar", lambda: expected) == expected
+    assert cache.members(stamp, "tar", lambda: pytest.fail("taken again")) == expected
+
+
+@pytest.mark.parametrize("when", ["listed", "hashed"])
+def test_files_that_vanish_meanwhile_are_not_there(
+    open_: Open, folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    (folder / "later").mkdir()
+    gone = [folder / "dog" / "4.jpg", folder / "notes.txt"]
+    scan, hashed = os.scandir, folder_module.digest_of_path
+
+    def scan_and_lose(path: str | Path) -> object:
+        found = list(scan(path))
+        if Path(path) == folder:
+            (folder / "later").rmdir()
+        if Path(path) == folder / "dog":
+            for one in gone:
+                one.unlink()
+        return found
+
+    def lose_and_hash(path: Path) -> str:
+        for one in gone:
+            one.unlink(missing_ok=True)
+        return hashed(path)
+
+    source = open_(folder)
+    if when == "listed":
+        monkeypatch.setattr(os, "scandir", scan_and_lose)
+    else:
+        monkeypatch.setattr(folder_module, "digest_of_path", lose_and_hash)
+    assert names(source) == ["cat/0.jpg", "cat/1.jpg", "cat/2.jpg", "dog/3.jpg", "dog/5.jpg"]

@@ -4,12 +4,15 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.sources import Annotation, Source, object_uri, open_source
+from components.data.ingest import IngestParams, build_manifest
+from components.data.snapshot import SnapshotParams, take_snapshot
+from components.data.sources import Annotation, Source, object_uri, open_source, video
 from components.errors import UserError
 from components.settings import Settings
 
@@ -176,3 +179,68 @@ def test_without_pyav_the_error_says_what_to_install(
     (tmp_path / "x.mp4").write_bytes(b"x")
     with pytest.raises(UserError, match=r"av.*is missing.*selfsight\[video\]"):
         list(open_(tmp_path / "x.mp4").list())
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "error", "outcome"),
+    [
+        ("container", "seek", av.error.PermissionError(1, "Operation not permitted"), b""),
+        ("container", "seek", av.error.InvalidDataError(1094995529, "Invalid data"), b""),
+        ("container", "seek", av.error.MemoryError(12, "Cannot allocate memory"), MemoryError),
+        ("container", "demux", av.error.MemoryError(12, "Cannot allocate memory"), MemoryError),
+        ("encoded", "", ValueError("width"), b""),
+        ("container", "seek", OSError(5, "Input/output error"), UserError),
+    ],
+)
+def test_what_fails_in_the_midst_of_a_film_is_a_damaged_frame_unless_memory_or_the_disk_is_to_blame(
+    open_: Open,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    owner: str,
+    name: str,
+    error: Exception,
+    outcome: object,
+) -> None:
+    source = open_(film(tmp_path / "x.mp4"))
+    (first, *_) = source.list()
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    if owner == "encoded":
+        monkeypatch.setattr(video, "_encoded", fail)
+    else:
+        real = source._container("")._container
+        failing = SimpleNamespace(seek=real.seek, demux=real.demux, streams=real.streams)
+        setattr(failing, name, fail)
+        source._container("").__dict__["_container"] = failing
+    if isinstance(outcome, bytes):
+        assert source.read(first.name, first.digest) == outcome
+    else:
+        with pytest.raises(outcome) as caught:
+            source.read(first.name, first.digest)
+        assert not isinstance(caught.value, av.error.FFmpegError)
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi"])
+def test_F12_damaged_films_stop_no_ingest(tmp_path: Path, bare_settings: Settings, name: str) -> None:
+    whole = film(tmp_path / "films" / f"whole-{name}", codec="mpeg4").read_bytes()
+    ingested = 0
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        damaged = bytearray(whole if number else whole[: len(whole) * 3 // 4])
+        for place in rng.integers(0, len(damaged), 4 * number):
+            damaged[place] = int(rng.integers(256))
+        path = tmp_path / "films" / f"damaged-{number}-{name}"
+        path.write_bytes(damaged)
+        lock_of_both = SnapshotParams(source=str(path.parent / f"*{name}"))
+        try:
+            lock = take_snapshot(lock_of_both, bare_settings)
+        except UserError:  # its packets cannot be listed
+            path.unlink()
+            continue
+        out = tmp_path / f"out-{number}"
+        build_manifest(lock, IngestParams(), out / "manifest", out / "shards", bare_settings)
+        ingested += 1
+        path.unlink()
+    assert ingested

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -143,3 +144,32 @@ def test_f10_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
     for child in alive:
         child.kill()
     assert not alive
+
+
+def die_while_sending(chunk: Sequence[int], began: Began) -> list[bytes]:
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return [bytes(4 << 20)]  # more than a pipe holds
+
+
+def die_afterwards(chunk: Sequence[int], began: Began) -> list[int]:
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return list(chunk)
+
+
+def test_a_worker_that_is_killed_while_it_sends_is_told_as_such() -> None:
+    def chunks():
+        yield [1]
+        time.sleep(1)
+
+    with pytest.raises(UserError, match="a worker process was killed"):
+        mapped(die_while_sending, chunks(), workers=1)
+
+
+def test_a_worker_that_is_killed_while_it_has_nothing_to_do_is_told_as_such() -> None:
+    def chunks():
+        yield from ([1], [], [])
+        time.sleep(0.5)
+        yield [2]
+
+    with pytest.raises(UserError, match="a worker process was killed"):
+        mapped(die_afterwards, chunks(), workers=1)
