@@ -23,7 +23,7 @@ from components.tracking import progress
 PART = 512
 """Images of a part at most; their vectors take about 1 MiB."""
 _CODE = Path(__file__).parents[1]
-_CODE_OF_VECTORS = ("features", "models", "data/decoding.py")
+_CODE_OF_VECTORS = ("features", "models", "data/decoding.py", "curation/embedding.py", "curation/parts.py")
 
 Vectors = Float[np.ndarray, "images dim"]
 Describe = Callable[[Sequence[str]], Vectors]

@@ -13,7 +13,14 @@ from jaxtyping import Bool, Float, UInt64
 from components.curation.candidates import Search, candidate_pairs
 from components.curation.copies import FINE_SIDE, Copies, compare
 from components.curation.cosine import cosine_copies
-from components.curation.deduplication import DedupParams, choose, copy_components, pair_table, sharpness
+from components.curation.deduplication import (
+    SHARPNESS_SIDE,
+    DedupParams,
+    choose,
+    copy_components,
+    pair_table,
+    sharpness,
+)
 from components.curation.evaluation_sets import assign, leaks_by_set
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
@@ -26,8 +33,6 @@ from components.features.thumbnails import Reader, load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
-
-SHARPNESS_SIDE = 256
 
 
 def run(params: DedupParams, context: StageContext) -> dict[str, float]:
@@ -50,7 +55,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
             sets.evaluation,
             components,
             pixels,
-            lambda one: sharpness(decode_rgb(reader.read(one), min_side=SHARPNESS_SIDE)),
+            lambda one: sharpness(decode_rgb(reader.read(one), min_side=2 * SHARPNESS_SIDE)),
         )
         pairs = pair_table(ids, found.copies, accepted)
         _log_pictures(groups, pairs, {ids[row] for row in sets.evaluation.nonzero()[0]}, reader, context)

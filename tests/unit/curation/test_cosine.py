@@ -45,3 +45,11 @@ def test_a_threshold_that_lets_everything_through_is_a_mistake() -> None:
     alike = with_copies(200, noise=0.0) * np.float32(0.0) + unit(1, 5)
     with pytest.raises(UserError, match="raise it"):
         cosine_copies(alike.astype(np.float32), np.zeros(400, bool), least=0.5, neighbours=4, search=EXACT)
+
+
+@pytest.mark.parametrize("search", [EXACT, INVERTED], ids=["exact", "faiss"])
+def test_all_leaks_of_one_evaluation_image_are_found(search: Search) -> None:
+    vectors = np.concatenate([unit(1, 0), unit(1, 0) + 0.4 * unit(300, 1), unit(40, 2)])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    found, _ = cosine_copies(vectors, np.arange(341) == 0, least=0.9, neighbours=2, search=search)
+    assert {(0, number) for number in range(1, 301)} <= {(one, other) for one, other in found.pairs.tolist()}

@@ -1,3 +1,4 @@
+import shutil
 import threading
 from pathlib import Path
 
@@ -159,3 +160,16 @@ def test_a_backbone_without_numbers_is_named(
     describe = Describe(EmbedderLock("models/teacher", "", ""), Files(files), 4, "cpu")
     with pytest.raises(UserError, match="models/teacher gives features that are no numbers"):
         describe(IDS[:2])
+
+
+def test_the_keys_change_with_the_code_that_vectors_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = module._CODE
+    for name in ("features", "models", "data", "curation"):
+        shutil.copytree(own / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "_CODE", tmp_path)
+    before = {module.code_digest.__wrapped__()}
+    for name in ("curation/embedding.py", "curation/parts.py", "data/decoding.py", "features/images.py"):
+        with (tmp_path / name).open("a") as file:
+            file.write("# another line\n")
+        assert module.code_digest.__wrapped__() not in before, name
+        before.add(module.code_digest.__wrapped__())
