@@ -168,7 +168,7 @@ def _by_queries(
     brought: dict[str, Brought] = {}
     clusters = None
     if any(mode == "clusters" for mode, _ in ways.values()):
-        found = kmeans(base, params.votes.count(len(base)), generator)
+        found = kmeans(base, params.votes.count(len(base)), generator, description="k-means")
         clusters = found.labels.cpu().numpy()
         for name, (mode, cap) in ways.items():
             if mode == "clusters":
