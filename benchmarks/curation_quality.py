@@ -145,6 +145,9 @@ class InMemory:
     def read(self, image_id: str) -> bytes:
         return self.files[image_id]
 
+    def prefetch(self, image_ids: list[str]) -> None:
+        """All are in memory already."""
+
 
 def members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of the images of a tar, by name."""

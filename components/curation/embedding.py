@@ -15,9 +15,10 @@ from pydantic import Field
 
 from components.curation.parts import Part, PartStore, Vectors, describe_here, plan_parts
 from components.data.lock import read_resolved, write_resolved
+from components.data.reading import Reader
 from components.errors import UserError
 from components.features.descriptor import describe_thumbnails, descriptor_name
-from components.features.thumbnails import Reader, load_thumbnails
+from components.features.thumbnails import load_thumbnails
 from components.parameters import Params
 
 if TYPE_CHECKING:

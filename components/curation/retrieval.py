@@ -209,7 +209,7 @@ def _bring_until_enough(
     edges = dict(zip(queries, np.cumsum([0, *(len(one) for one in queries.values())])[:-1], strict=True))
     rows = {name: slice(edges[name], edges[name] + len(queries[name])) for name in caps}
     order = {name: _order_of_found(nearest[0][rows[name]], nearest[1][rows[name]], len(base)) for name in caps}
-    reach, ranked = nearest[0].shape[1], False
+    reach, ranked = int(nearest[0].shape[1]), False
     while True:
         for name, cap in caps.items():
             within = _within(order[name], reach)

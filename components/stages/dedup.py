@@ -27,9 +27,10 @@ from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_rgb
 from components.data.forgotten import FORGOTTEN, read_forgotten, usable
 from components.data.manifest import Manifest
+from components.data.reading import Reader
 from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
-from components.features.thumbnails import Reader, load_thumbnails
+from components.features.thumbnails import load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
@@ -47,7 +48,8 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
     search = Search(params.exact_up_to, params.probes, context.settings.torch_device())
     with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader:
-        found = _compare(params, reader, ids, vectors, images["phash"].to_numpy(), sets.evaluation, search)
+        hashes, threads = images["phash"].to_numpy(), context.settings.thread_count()
+        found = _compare(params, reader, ids, vectors, hashes, sets.evaluation, search, threads)
         components, accepted = copy_components(found.copies, params.threshold, sets.threshold)
         groups = choose(
             ids,
@@ -101,6 +103,7 @@ def _compare(
     hashes: UInt64[np.ndarray, " n"],
     evaluation: Bool[np.ndarray, " n"],
     search: Search,
+    threads: int,
 ) -> _Compared:
     """Measure the pairs that may be copies, by registration or by cosine."""
     if params.measure == "cosine":
@@ -116,9 +119,9 @@ def _compare(
         search=search,
     )
     copies = compare(
-        load_thumbnails(reader, ids),
+        load_thumbnails(reader, ids, threads=threads),
         candidates.pairs,
-        lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE),
+        lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE, threads=threads),
         least=params.least,
         device=search.device,
     )

@@ -19,7 +19,7 @@ from components.curation.page.markup import Html, tag
 from components.curation.page.style import STYLE
 from components.curation.pictures import spread
 from components.curation.projection import principal_plane
-from components.features.thumbnails import Reader
+from components.data.reading import Reader
 
 LINKS = {
     "summary": "what and why",
