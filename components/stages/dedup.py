@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, UInt64
+from jaxtyping import Float, UInt64
 
 from components.curation.candidates import Search, candidate_pairs
 from components.curation.copies import FINE_SIDE, Copies, compare
@@ -21,7 +21,7 @@ from components.curation.deduplication import (
     pair_table,
     sharpness,
 )
-from components.curation.evaluation_sets import assign, leaks_by_set
+from components.curation.evaluation_sets import Membership, assign, leaks_by_set
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_rgb
@@ -49,7 +49,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     search = Search(params.exact_up_to, params.probes, context.settings.torch_device())
     with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader:
         hashes, threads = images["phash"].to_numpy(), context.settings.thread_count()
-        found = _compare(params, reader, ids, vectors, hashes, sets.evaluation, search, threads)
+        found = _compare(params, reader, ids, vectors, hashes, sets, search, threads)
         components, accepted = copy_components(found.copies, params.threshold, sets.threshold)
         groups = choose(
             ids,
@@ -101,19 +101,20 @@ def _compare(
     ids: list[str],
     vectors: Float[np.ndarray, "n dim"],
     hashes: UInt64[np.ndarray, " n"],
-    evaluation: Bool[np.ndarray, " n"],
+    sets: Membership,
     search: Search,
     threads: int,
 ) -> _Compared:
     """Measure the pairs that may be copies, by registration or by cosine."""
     if params.measure == "cosine":
+        bounds = np.minimum(sets.threshold, params.threshold)  # of an evaluation image; of a training image
         return _Compared(
-            *cosine_copies(vectors, evaluation, least=params.least, neighbours=params.neighbours, search=search)
+            *cosine_copies(vectors, sets.evaluation, bounds=bounds, neighbours=params.neighbours, search=search)
         )
     candidates = candidate_pairs(
         vectors,
         hashes,
-        evaluation,
+        sets.evaluation,
         neighbours=params.neighbours,
         hash_distance=params.hash_distance,
         search=search,
