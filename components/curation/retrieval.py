@@ -65,7 +65,17 @@ class RetrieveParams(Params):
 
         Args:
             own_evaluation: whether the queries come from an evaluation source, not from a held-out part.
+
+        Raises:
+            UserError: if `auto` becomes `all` although there are sets: nothing would be made of them.
         """
+        if self.mode == "auto" and self.sets and not own_evaluation:
+            raise UserError(
+                "retrieve.sets names sets of queries, but without an evaluation source retrieve.mode auto keeps "
+                "every image",
+                remedy="give an evaluation source (`--eval`), set retrieve.mode to knn or clusters, or drop "
+                "retrieve.sets",
+            )
         chosen = self.mode if self.mode != "auto" else ("knn" if own_evaluation else "all")
         return self.model_copy(update={"mode": chosen})
 

@@ -21,12 +21,13 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     vectors = np.load(paths.EMBEDDINGS / "embeddings.npy", mmap_mode="r")
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
-    queries = query_sets(manifest, params.sets, params.queries, params.seed)
     has_own_evaluation = read_lock(paths.SOURCE_LOCK).eval_uri is not None
+    params = params.resolved(own_evaluation=has_own_evaluation)
+    queries = query_sets(manifest, params.sets, params.queries, params.seed)
     found = retrieve(
         vectors[[row[one] for one in kept]],
         {name: vectors[[row[one] for one in members]] for name, members in queries.items()},
-        params.resolved(own_evaluation=has_own_evaluation),
+        params,
         device=context.settings.torch_device(),
     )
     chosen = [kept[position] for position in found.rows.tolist()]

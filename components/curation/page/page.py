@@ -41,7 +41,7 @@ class Story:
     sets: pa.Table
     """Account of every set of queries; see `SetAccount`."""
     neighbours: pa.Table
-    """`query`, `neighbour`, `rank`, `similarity`."""
+    """`set`, `query`, `neighbour`, `rank`, `similarity`."""
     clusters: TrainingClusters
     """Of the images of `Curation.groups`, in their order."""
     reports: Sequence[tuple[str, Sequence[dict[str, object]]]]

@@ -146,3 +146,22 @@ def test_every_training_frame_near_an_evaluation_frame_is_a_candidate_however_ma
     assert leaks <= found(vectors.astype(np.float32), hashes(503), evaluation, neighbours=2)
     codes = np.concatenate([frames_of_a_fixed_camera(501), ~frames_of_a_fixed_camera(2, seed=4)])
     assert leaks <= by_hash(codes, evaluation, 2)
+
+
+def test_an_inverted_file_of_which_one_cell_is_searched_gives_valid_pairs_and_less_recall() -> None:
+    vectors, codes = unit(3000), hashes(3000)
+    codes[1] = codes[0] ^ np.uint64(1)
+    evaluation = np.arange(3000) >= 2900
+    arguments = {"neighbours": 4, "hash_distance": 3}
+    pairs, recall = candidate_pairs(vectors, codes, evaluation, **arguments, search=Search(exact_up_to=100, probes=1))
+    exact, _ = candidate_pairs(vectors, codes, evaluation, **arguments, search=EXACT)
+    assert 0.1 < recall < 0.95
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert len(np.unique(pairs, axis=0)) == len(pairs)
+    assert pairs.min() >= 0
+    assert pairs.max() < 3000
+    assert not evaluation[pairs].all(axis=1).any()
+    found = {(one, other) for one, other in pairs.tolist()}
+    assert (0, 1) in found, "hashes are searched exactly"
+    missed = {(one, other) for one, other in exact.tolist()} - found
+    assert 0 < len(missed) < 0.9 * len(exact)

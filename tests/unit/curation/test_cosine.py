@@ -50,6 +50,20 @@ def test_a_threshold_that_lets_everything_through_is_a_mistake() -> None:
         )
 
 
+def test_a_search_of_one_cell_finds_most_pairs_and_says_so() -> None:
+    vectors = with_copies(2000, noise=0.4)
+    search = Search(exact_up_to=100, probes=1)
+    found, recall = cosine_copies(vectors, np.zeros(4000, bool), bounds=np.full(4000, 0.8), neighbours=8, search=search)
+    copies = {(number, number + 2000) for number in range(2000)}
+    pairs = {(one, other) for one, other in found.pairs.tolist()}
+    assert 0.1 < recall < 0.95
+    assert 0.3 * len(copies) < len(pairs & copies) < len(copies)
+    assert all(one < other for one, other in pairs)
+    exact = np.einsum("pd,pd->p", vectors[found.pairs[:, 0]], vectors[found.pairs[:, 1]])
+    assert np.allclose(found.agreement, exact, atol=1e-5)
+    assert found.agreement.min() >= 0.8
+
+
 @pytest.mark.parametrize("search", [EXACT, INVERTED], ids=["exact", "faiss"])
 def test_all_leaks_of_one_evaluation_image_are_found(search: Search) -> None:
     vectors = np.concatenate([unit(1, 0), unit(1, 0) + 0.4 * unit(300, 1), unit(40, 2)])

@@ -93,6 +93,14 @@ def test_more_neighbours_than_images_chooses_all() -> None:
     assert len(retrieve(unit(10, 0), {"all": unit(1, 1)}, params(neighbours=50), "cpu").rows) == 10
 
 
+def test_sets_of_which_auto_would_make_nothing_are_an_error() -> None:
+    chosen = params(mode="auto", sets={"pets": {"match": "pets/*"}})
+    assert chosen.resolved(own_evaluation=True).mode == "knn"
+    with pytest.raises(UserError, match=r"retrieve\.sets.*--eval"):
+        chosen.resolved(own_evaluation=False)
+    assert params(mode="auto").resolved(own_evaluation=False).mode == "all"
+
+
 def test_mode_all_keeps_everything_and_scores_it() -> None:
     found = retrieve(unit(50, 0), {"all": unit(3, 1)}, params(mode="all", neighbours=2), "cpu")
     assert found.rows.tolist() == list(range(50))
