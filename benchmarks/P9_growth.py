@@ -1,8 +1,9 @@
 """P9: what curation costs from N to 10 N: time for each image and peak memory, step by step.
 
-`python -m benchmarks.P9_growth`: 10,000 and 100,000 images through embedding and deduplication, 100,000 and 1,000,000
-embeddings through faiss; `--tiny` for a trial. Every measurement is a process of its own. Memory is what the process
-holds beyond what it held when the libraries were loaded; pages of files, which the system may drop, are not counted.
+`python -m benchmarks.P9_growth`: 10,000 and 100,000 images through embedding, deduplication, retrieval (by neighbours
+and by clusters) and audit, 100,000 and 1,000,000 embeddings and hashes through faiss; `--tiny` for a trial. Every
+measurement is a process of its own. Memory is what the process holds beyond what it held when the libraries were
+loaded; pages of files, which the system may drop, are not counted.
 """
 
 import json
@@ -29,6 +30,11 @@ EMBEDDINGS = (3_000, 9_000) if TINY else (100_000, 1_000_000)
 REPEATS = 1 if TINY else 5
 """Of the smaller size; the larger is measured once, and takes ten times as long."""
 DIMENSION, NEIGHBOURS = 384, 17
+QUERIES = 50 if TINY else 500
+HASHES_ASKED = 10_000
+"""Hashes whose neighbours among all are looked for, at most; the time is scaled to all of them."""
+GROWING = ("exact search", "retrieve by clusters")
+"""Steps that are not flat by their nature: all with all, and clusters that grow with the root of the images."""
 FLAT = 1.25
 """Time for an image at 10 N, of that at N, that counts as flat."""
 KIB_AN_IMAGE, FIXED_MIB = 24, 1024
@@ -50,11 +56,11 @@ def main() -> None:
             for step in images_found[0]["milliseconds_an_image"]
         )
     }
-    flat = max(value for step, value in growth.items() if step != "exact search")
+    flat = max(value for step, value in growth.items() if step not in GROWING)
     bounded = all(one["peak_mib"] <= FIXED_MIB + one["count"] * KIB_AN_IMAGE / 1024 for one in (*images_found, *ivf))
     report(
         "P9",
-        "time for an image at 10 N of that at N, the step that grows most but for the exact search",
+        "time for an image at 10 N of that at N, the step that grows most but for exact search and clusters",
         ratio=flat,
         bound=f"<= {FLAT}, memory <= {FIXED_MIB} MiB + {KIB_AN_IMAGE} KiB an image",
         holds=flat <= FLAT and bounded,
@@ -77,15 +83,26 @@ def apart(what: str, count: int, repeats: int) -> dict[str, Any]:
 
 
 def images(count: int) -> dict[str, Any]:
-    """Embedding and deduplication of so many images."""
+    """Embedding, deduplication, retrieval and audit of so many images."""
     from components.curation.candidates import Search, candidate_pairs
     from components.curation.copies import FINE_SIDE, compare
-    from components.curation.deduplication import DedupParams, choose, copy_components
+    from components.curation.deduplication import (
+        SHARPNESS_SIDE,
+        DedupParams,
+        choose,
+        copy_components,
+        pair_table,
+        sharpness,
+    )
     from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, Resources, embed
+    from components.curation.expectations import expectations
+    from components.curation.retrieval import RetrieveParams, retrieve
+    from components.data.decoding import decode_rgb
     from components.data.shards import ShardReader
     from components.features.descriptor import descriptor_name
     from components.features.thumbnails import load_thumbnails
 
+    expectations()  # loads Great Expectations
     with tempfile.TemporaryDirectory(prefix="selfsight-growth-") as temporary, watched(count) as watch:
         folder, params = Path(temporary), DedupParams(exact_up_to=max(EMBEDDINGS))
         with watch.step("made"):
@@ -110,17 +127,56 @@ def images(count: int) -> dict[str, Any]:
                 least=params.least,
             )
         with watch.step("components"):
-            components, _ = copy_components(copies, params.threshold, np.full(count, 2.0))
-            choose(ids, ~nothing, nothing, components, np.full(count, 4096), lambda one: 0.0)
+            components, accepted = copy_components(copies, params.threshold, np.full(count, 2.0))
+            groups = choose(
+                ids, ~nothing, nothing, components, np.full(count, 4096),
+                lambda one: sharpness(decode_rgb(reader.read(one), min_side=2 * SHARPNESS_SIDE)),
+            )  # fmt: skip
+        kept = groups["kept"].to_numpy()
+        queries = {"some": vectors[:: max(1, count // QUERIES)][:QUERIES]}
+        with watch.step("retrieve by neighbours"):
+            found = retrieve(vectors[kept], queries, RetrieveParams(mode="knn"), "cpu")
+        with watch.step("retrieve by clusters"):
+            retrieve(vectors[kept], queries, RetrieveParams(mode="clusters", votes={"least": 1}), "cpu")
+        with watch.step("audit"):
+            curated = [ids[row] for row in np.flatnonzero(kept)[found.rows]]
+            audit(ids, hashes, locations, vectors, groups, pair_table(ids, copies, accepted), curated)
         reader.close()
     found = watch.result()
     del found["milliseconds_an_image"]["made"]
     return {**found, "candidates": len(candidates.pairs), "groups": count - len(np.unique(components))}
 
 
+def audit(
+    ids: list[str], hashes: np.ndarray, locations: Any, vectors: np.ndarray, groups: Any, pairs: Any, curated: list[str]
+) -> None:
+    """Clusters, the map and both suites of the stage, without its page of pictures, whose number is fixed."""
+    import pyarrow as pa
+
+    from components.curation.audit import AuditParams, Curation, check_curated, check_embeddings
+    from components.curation.clusters import training_clusters
+    from components.curation.pictures import spread
+    from components.curation.projection import principal_plane
+    from components.data.manifest import IMAGES, SOURCES, Manifest
+
+    same = {"format": "JPEG", "width": 64, "height": 64, "status": "ok", "reason": None}
+    images = [{"id": one, "phash": int(code), **same} for one, code in zip(ids, hashes, strict=True)]
+    sources = [{"id": one, "uri": f"clouds/{one}", "name": f"{one}.jpg", "split": "train"} for one in ids]
+    manifest = Manifest(
+        pa.Table.from_pylist(images, schema=IMAGES), pa.Table.from_pylist(sources, schema=SOURCES), locations
+    )
+    params, chosen = AuditParams(), set(curated)
+    stays = np.array([one in chosen for one in ids], bool)
+    curation = Curation(manifest, ids, vectors, groups, pairs, curated)
+    clusters = training_clusters(ids, vectors, stays, params.clusters, params.seed)
+    check_embeddings(curation, params)
+    check_curated(curation, clusters.labels[stays], params)
+    principal_plane(vectors[spread(range(len(ids)), params.points)])
+
+
 def embeddings(count: int) -> dict[str, Any]:
-    """Neighbours of so many embeddings by faiss."""
-    from components.features.large_search import ivf_top_k
+    """Neighbours of so many embeddings, and of so many hashes, by faiss."""
+    from components.features.large_search import ivf_top_k, nearest_hashes
 
     with watched(count) as watch:
         rng = np.random.default_rng(0)
@@ -133,6 +189,11 @@ def embeddings(count: int) -> dict[str, Any]:
             rows /= np.linalg.norm(rows, axis=1, keepdims=True)
         with watch.step("faiss IVF"):
             found = ivf_top_k(vectors, vectors, NEIGHBOURS, probes=32)
+        hashes = rng.integers(0, 2**63, count, dtype=np.uint64)
+        asked = hashes[:: max(1, count // HASHES_ASKED)][:HASHES_ASKED]
+        with watch.step("nearest hashes"):
+            nearest_hashes(asked, hashes, NEIGHBOURS)
+        watch.seconds["nearest hashes"] *= count / len(asked)
     return {**watch.result(), "recall": round(found.recall, 4)}
 
 

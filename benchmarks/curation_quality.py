@@ -79,8 +79,9 @@ def measure(name: str, train: str, evaluation: str | None, copies: int, leaks: i
             truth.append(write(folder / "train" / f"{number:06d}{Path(path).suffix}", data, "train", "image"))
         for number, (path, data) in enumerate(queries):
             truth.append(write(folder / "eval" / f"{number:06d}{Path(path).suffix}", data, "eval", "image"))
-        for kind, count, start in (("copy", copies, 0), ("leak", leaks, len(originals))):
-            truth += planted(folder, kind, count, [*originals, *queries][start:], truth[start:])
+        rows = (truth[: len(originals)], truth[len(originals) :])
+        for kind, count, some, their in zip(("copy", "leak"), (copies, leaks), (originals, queries), rows, strict=True):
+            truth += planted(folder, kind, count, some, their)
         sources = ("--data", str(folder / "train"), "--eval", str(folder / "eval"))
         selfsight(clone, "run", "curate", *sources, "--set", "retrieve.mode=all")
         groups = read_table(clone / "data" / "dedup" / "groups.parquet")
@@ -152,6 +153,9 @@ class InMemory:
     def read(self, image_id: str) -> bytes:
         return self.files[image_id]
 
+    def prefetch(self, image_ids: list[str]) -> None:
+        """All are in memory already."""
+
 
 def members(path: Path) -> Iterator[tuple[str, bytes]]:
     """Name and bytes of the images of a tar, by name."""
@@ -166,7 +170,7 @@ def planted(
     folder: Path, kind: str, count: int, images: list[tuple[str, bytes]], truth: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Writes `count` copies by each transformation, each of another image."""
-    rng = np.random.default_rng([0, len(kind)])
+    rng = np.random.default_rng(list(kind.encode()))  # another draw for copies than for leaks
     chosen = iter(rng.permutation(len(images)))
     rows = []
     for transform in TRANSFORMS if count else ():

@@ -21,7 +21,7 @@ from flows.repro import Reproducer
 from flows.snapshot import refresh_locks
 
 if TYPE_CHECKING:
-    from components.features.images import Reader
+    from components.data.reading import Reader
 
 RUN = "drift"
 INGEST = "ingest"

@@ -49,8 +49,9 @@ def candidate_pairs(
         vectors: embeddings of unit length.
         hashes: perceptual hashes.
         evaluation: whether an image is of the evaluation part.
-        neighbours: nearest training images of every image, by embedding and by hash: frames of a fixed camera are all
-            alike, and all with all would be too many.
+        neighbours: nearest training images of every image, and nearest evaluation images of every training image, by
+            embedding and by hash: frames of a fixed camera are all alike, and all with all would be too many. Without
+            the second search an evaluation image would find so many of its leaks and no more.
         hash_distance: bits in which two hashes may differ.
         search: how.
 
@@ -66,23 +67,33 @@ def candidate_pairs(
 def embedding_candidates(
     vectors: Float[np.ndarray, "n dim"], evaluation: Bool[np.ndarray, " n"], *, neighbours: int, search: Search
 ) -> Candidates:
-    """Pair every image with its nearest training images; as `candidate_pairs`."""
-    training = np.flatnonzero(~evaluation)
+    """Pair every image with its nearest training images, and these with their nearest evaluation images.
+
+    As `candidate_pairs`; the recall is that of the search that found less.
+    """
+    training, held_out = np.flatnonzero(~evaluation), np.flatnonzero(evaluation)
     base = vectors[training]
-    near, recall = _nearest(vectors, base, neighbours + 1, search)
+    by_faiss = len(base) > search.exact_up_to
+    near, recall = _nearest(vectors, base, neighbours + 1, search, by_faiss)
     wanted = near >= 0
     wanted[evaluation, neighbours:] = False  # one of the training part has found itself as well
     queries, _ = wanted.nonzero()
-    pairs = np.stack([queries, training[near[wanted]]], axis=1)
+    found = [np.stack([queries, training[near[wanted]]], axis=1)]
+    if len(held_out):
+        near, of_held_out = _nearest(base, vectors[held_out], neighbours, search, by_faiss)
+        queries, _ = (near >= 0).nonzero()
+        found.append(np.stack([training[queries], held_out[near[near >= 0]]], axis=1))
+        recall = min(recall, of_held_out)
+    pairs = np.concatenate(found)
     return Candidates(np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1), axis=0), recall)
 
 
 def _nearest(
-    queries: Float[np.ndarray, "q dim"], base: Float[np.ndarray, "n dim"], k: int, search: Search
+    queries: Float[np.ndarray, "q dim"], base: Float[np.ndarray, "n dim"], k: int, search: Search, by_faiss: bool
 ) -> tuple[Int[np.ndarray, "q k"], float]:
     """Positions in the base, -1 where faiss found fewer, and the recall."""
-    if len(base) > search.exact_up_to:
-        found = ivf_top_k(queries, base, k, probes=search.probes)
+    if by_faiss:
+        found = ivf_top_k(queries, base, min(k, len(base)), probes=search.probes)
         return found.positions, found.recall
     _, near = top_k(torch.from_numpy(queries).to(search.device), torch.from_numpy(base).to(search.device), k)
     return near.cpu().numpy(), 1.0
@@ -97,21 +108,31 @@ def _by_hash(
     chained = np.stack([order[equal], order[equal + 1]], axis=1)
     first = np.sort(np.unique(hashes, return_index=True)[1])
     training, held_out = first[~evaluation[first]], first[evaluation[first]]
-    within = _near(hashes[training], hashes[training], neighbours + 1, distance, search)  # itself is the nearest
-    across = _near(hashes[held_out], hashes[training], neighbours, distance, search)
-    near = np.concatenate([training[within], np.stack([held_out[across[:, 0]], training[across[:, 1]]], axis=1)])
+    of_training, of_held_out, by_faiss = hashes[training], hashes[held_out], len(training) > search.exact_up_to
+    within = _near(of_training, of_training, neighbours + 1, distance, search, by_faiss)  # itself is the nearest
+    across = _near(of_held_out, of_training, neighbours, distance, search, by_faiss)
+    back = _near(of_training, of_held_out, neighbours, distance, search, by_faiss)[:, ::-1]
+    both = np.concatenate([across, back])
+    near = np.concatenate([training[within], np.stack([held_out[both[:, 0]], training[both[:, 1]]], axis=1)])
     return np.sort(np.concatenate([chained, near[near[:, 0] != near[:, 1]]]), axis=1)
 
 
 def _near(
-    queries: UInt64[np.ndarray, " q"], base: UInt64[np.ndarray, " n"], k: int, distance: int, search: Search
+    queries: UInt64[np.ndarray, " q"],
+    base: UInt64[np.ndarray, " n"],
+    k: int,
+    distance: int,
+    search: Search,
+    by_faiss: bool,
 ) -> Int[np.ndarray, "pairs 2"]:
     """Positions (query, base) of each query's k nearest hashes within a distance; of equally near ones the first.
 
     The inner product of signs is the number of equal bits less that of differing ones. One more dimension lowers it by
     less than a bit, the more the later a hash stands in `base`, so that no two tie; doubles hold it all exactly.
     """
-    if len(base) > search.exact_up_to:
+    if not len(base):
+        return np.zeros((0, 2), np.int64)
+    if by_faiss:
         apart, near = nearest_hashes(queries, base, k)
         close = apart <= distance
         return np.stack([close.nonzero()[0], near[close]], axis=1)

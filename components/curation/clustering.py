@@ -1,5 +1,7 @@
 """k-means in blocks: memory holds the vectors, the centroids and one block of distances."""
 
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -7,11 +9,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from components.tracking import progress
+
 POINT_BLOCK = 4096
 CENTROID_BLOCK = 4096
 """One block of distances takes 64 MiB."""
 SEEDING_ROUNDS = 128
 """Passes over the points that seeding may take; up to so many centroids it is k-means++ itself."""
+
+
+IMAGES_A_CLUSTER = 25
+"""Of a small set."""
+CLUSTERS_OF_A_ROOT = 4
+"""Clusters of a large set, for the square root of its size: DINOv2 took 100,000 of 744 million images."""
 
 
 class Clusters(NamedTuple):
@@ -22,6 +32,15 @@ class Clusters(NamedTuple):
     """Cluster of each point; every cluster has a point."""
     distances: Float[Tensor, " n"]
     """Squared Euclidean distance of each point to its centroid."""
+
+
+def default_count(points: int) -> int:
+    """Clusters where no number is given: one for 25 points, and from 10,000 points on four times their square root.
+
+    The time of a clustering grows with points × clusters; as many clusters as points / 25 would take months for those
+    of DINOv2, and hours for a million.
+    """
+    return max(1, min(points // IMAGES_A_CLUSTER, round(CLUSTERS_OF_A_ROOT * math.sqrt(points))))
 
 
 def assign(
@@ -61,7 +80,13 @@ def own_distances(
 
 
 def kmeans(
-    points: Float[Tensor, "n dim"], k: int, generator: np.random.Generator, *, iterations: int = 50, restarts: int = 1
+    points: Float[Tensor, "n dim"],
+    k: int,
+    generator: np.random.Generator,
+    *,
+    iterations: int = 50,
+    restarts: int = 1,
+    description: str | None = None,
 ) -> Clusters:
     """Cluster points by Lloyd's iteration from k-means++ seeds (Arthur & Vassilvitskii 2007).
 
@@ -73,20 +98,24 @@ def kmeans(
         generator: of the seeds.
         iterations: at most; it ends when no point changes its cluster.
         restarts: seeds drawn; of several results the one of the least squared distances counts.
+        description: shown as progress; None shows none.
 
     Raises:
         ValueError: if k is no number of clusters of these points.
     """
     if not 1 <= k <= len(points):
         raise ValueError(f"{len(points)} points make no {k} clusters")
-    starts = (points[seeds(points, k, generator)] for _ in range(restarts))
-    return min((_lloyd(points, one, iterations) for one in starts), key=lambda found: float(found.distances.sum()))
+    starts = (points[seeds(points, k, generator, description=description)] for _ in range(restarts))
+    found = (_lloyd(points, one, iterations, description) for one in starts)
+    return min(found, key=lambda one: float(one.distances.sum()))
 
 
-def _lloyd(points: Float[Tensor, "n dim"], centroids: Float[Tensor, "k dim"], iterations: int) -> Clusters:
+def _lloyd(
+    points: Float[Tensor, "n dim"], centroids: Float[Tensor, "k dim"], iterations: int, description: str | None
+) -> Clusters:
     k = len(centroids)
     labels, distances = assign(points, centroids)
-    for _ in range(iterations):
+    for _ in progress(range(iterations), total=iterations, description=description, unit="pass"):
         _fill(labels, distances, k)
         centroids = means(points, labels, k)
         before = labels
@@ -109,22 +138,34 @@ def means(points: Float[Tensor, "n dim"], labels: Int[Tensor, " n"], k: int) -> 
     return (sums / counts[:, None]).to(points.dtype)
 
 
-def seeds(points: Float[Tensor, "n dim"], k: int, generator: np.random.Generator) -> Int[Tensor, " k"]:
+def seeds(
+    points: Float[Tensor, "n dim"], k: int, generator: np.random.Generator, *, description: str | None = None
+) -> Int[Tensor, " k"]:
     """Draw k different points, each with a chance that grows with the squared distance to those drawn before.
 
     Beyond `SEEDING_ROUNDS` several are drawn a round, as in k-means‖ (Bahmani et al. 2012), because a pass over all
     points for each of many thousand centroids takes longer than the clustering.
     """
+    label = description and f"{description}, seeds"
+    rounds = progress(_rounds(points, k, generator), total=min(k, SEEDING_ROUNDS), description=label, unit="round")
+    return torch.from_numpy(np.concatenate(list(rounds))).to(points.device)
+
+
+def _rounds(
+    points: Float[Tensor, "n dim"], k: int, generator: np.random.Generator
+) -> Iterator[Int[np.ndarray, " drawn"]]:
+    """What each round of seeding draws."""
     chosen = generator.integers(len(points), size=1)
     distances = np.full(len(points), np.inf)
     fresh, a_round = chosen, -(-k // SEEDING_ROUNDS)
+    yield fresh
     while len(chosen) < k:
         _, near = assign(points, points[torch.from_numpy(fresh).to(points.device)])
         distances = np.minimum(distances, near.double().cpu().numpy())
         distances[chosen] = 0.0
         fresh = _draw(distances, chosen, min(a_round, k - len(chosen)), generator)
         chosen = np.concatenate([chosen, fresh])
-    return torch.from_numpy(chosen).to(points.device)
+        yield fresh
 
 
 def _draw(

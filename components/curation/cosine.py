@@ -6,10 +6,11 @@ from jaxtyping import Bool, Float
 
 from components.curation.candidates import Search, embedding_candidates
 from components.curation.copies import Copies
-from components.features.near_pairs import near_pairs
+from components.features.near_pairs import Wanted, near_pairs
 
 MOST = 64
-"""Pairs for each image at most, as many as DINOv2 looks at. More are no copies but a threshold that is too low."""
+"""Pairs for each image at most that decide something, as many as DINOv2 looks at. More are no copies but a threshold
+that is too low."""
 BLOCK = 65_536
 """Pairs whose cosines are taken together."""
 
@@ -18,7 +19,7 @@ def cosine_copies(
     vectors: Float[np.ndarray, "n dim"],
     evaluation: Bool[np.ndarray, " n"],
     *,
-    least: float,
+    bounds: Float[np.ndarray, " n"],
     neighbours: int,
     search: Search,
 ) -> tuple[Copies, float]:
@@ -30,7 +31,7 @@ def cosine_copies(
     Args:
         vectors: embeddings of unit length.
         evaluation: whether an image is of the evaluation part.
-        least: cosine from which on a pair counts.
+        bounds: cosine from which on a pair with this image counts; of a pair the lower.
         neighbours: of each image, where faiss searches.
         search: how.
 
@@ -43,11 +44,12 @@ def cosine_copies(
     if np.count_nonzero(~evaluation) > search.exact_up_to:
         pairs, recall = embedding_candidates(vectors, evaluation, neighbours=neighbours, search=search)
         cosine = _cosines(vectors, pairs)
-        near = cosine >= least
+        near = cosine >= bounds[pairs].min(axis=1)
         pairs, cosine = pairs[near], cosine[near]
     else:
-        base = torch.from_numpy(vectors).to(search.device)
-        found, similarity = near_pairs(base, least, most=MOST * len(vectors))
+        base, aside = (torch.from_numpy(values).to(search.device) for values in (vectors, evaluation))
+        wanted = Wanted(torch.from_numpy(bounds).to(base), aside)
+        found, similarity = near_pairs(base, wanted, most=MOST * len(vectors))
         pairs, cosine, recall = found.numpy(), similarity.numpy(), 1.0
     useful = ~evaluation[pairs].all(axis=1)
     return Copies(pairs[useful], cosine[useful], np.zeros(np.count_nonzero(useful), bool)), recall

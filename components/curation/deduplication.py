@@ -22,10 +22,20 @@ from components.parameters import Params
 Reason = Literal["unique", "representative", "duplicate", "leak"]
 
 
+SHARPNESS_SIDE = 256
+"""Shorter side at which sharpness is measured, pixels."""
+
+
 class DedupParams(Params):
     """When two pictures are the same picture."""
 
-    neighbours: int = Field(16, ge=1, le=1024, description="nearest training images that an image is compared with")
+    neighbours: int = Field(
+        16,
+        ge=1,
+        le=1024,
+        description="nearest training images that an image is compared with, and nearest evaluation images that a "
+        "training image is compared with",
+    )
     hash_distance: int = Field(
         6, ge=0, le=16, description="bits in which the perceptual hashes of compared images may differ, of 64"
     )
@@ -160,9 +170,10 @@ def sharpness(image: Image.Image) -> float:
     """Mean of the lower four fifths of the absolute Laplacian of luminance, in deviations of luminance.
 
     Without the upper fifth, so that a line of text or a badge does not make a picture sharper; relative to the
-    deviation, so that contrast does not.
+    deviation, so that contrast does not. A larger picture is brought to `SHARPNESS_SIDE` first: what decodes to another
+    size, such as a JPEG that was scaled while it was decoded, is measured at the same scale.
     """
-    grey: Float[np.ndarray, "height width"] = np.asarray(image.convert("L"), dtype=np.float64)
+    grey: Float[np.ndarray, "height width"] = np.asarray(_at_one_size(image.convert("L")), dtype=np.float64)
     if min(grey.shape) < 3:
         return 0.0
     inner = 4.0 * grey[1:-1, 1:-1]
@@ -170,6 +181,14 @@ def sharpness(image: Image.Image) -> float:
     edges = np.sort(np.abs(laplacian), axis=None)
     lower = edges[: max(1, edges.size * 4 // 5)]
     return float(lower.mean() / max(float(grey.std()), 1.0))
+
+
+def _at_one_size(image: Image.Image) -> Image.Image:
+    scale = SHARPNESS_SIDE / min(image.size)
+    if scale >= 1:
+        return image
+    size = (round(image.width * scale), round(image.height * scale))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def pair_table(ids: Sequence[str], copies: Copies, accepted: Bool[np.ndarray, " pairs"]) -> pa.Table:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from components.curation.drift import DriftReport
-from components.features.thumbnails import Reader, load_thumbnails
+from components.data.reading import Reader
+from components.features.thumbnails import load_thumbnails
 
 SHOWN, COLUMNS, SIDE = 30, 10, 96
 OLDER, NEWER = "#8a8f98", "#0f766e"

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +16,10 @@ from pydantic import Field
 
 from components.curation.parts import Part, PartStore, Vectors, describe_here, plan_parts
 from components.data.lock import read_resolved, write_resolved
+from components.data.reading import Reader
 from components.errors import UserError
 from components.features.descriptor import describe_thumbnails, descriptor_name
-from components.features.thumbnails import Reader, load_thumbnails
+from components.features.thumbnails import load_thumbnails
 from components.parameters import Params
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 BUILTIN = "builtin"
 REGISTERED = "models:/"
+PARTS_ON_A_GPU = 2
+"""Parts that are worked on at a time: the images of one are decoded while the GPU is at the other."""
 
 
 class EmbedParams(Params):
@@ -144,13 +148,13 @@ class Describe:
         return Describe(self.lock, reader, self.batch_size, self.device)
 
     def load(self) -> None:
-        """Loads the backbone now, before several threads want it.
+        """Loads the backbone now, where it runs, before several threads want it.
 
         Raises:
             UserError: if it is not the one that was locked.
         """
         if self.lock.uri != BUILTIN:
-            _ = self._backbone
+            self._backbone.model.to(self.device)
 
     def _features(self, ids: Sequence[str]) -> Vectors:
         from components.features.extraction import extract
@@ -215,8 +219,22 @@ def embed(
     describe = Describe(lock, reader, params.batch_size, resources.device)
     if not ids:
         return describe(ids)
-    parts = plan_parts(ids, locations, describe.name)
+    parts = plan_parts(ids, locations, describe.name, params.batch_size)
     store = None if resources.cache is None else PartStore(resources.cache)
+    with nullcontext() if store is None else store.in_use():
+        found = _described(describe, parts, store, params, resources)
+    if store is not None:
+        store.keep_only(parts)
+    whole = np.empty((len(ids), found[0][1].shape[1]), np.float32)
+    for part, vectors in found:
+        whole[part.rows] = vectors
+    return whole
+
+
+def _described(
+    describe: Describe, parts: Sequence[Part], store: PartStore | None, params: EmbedParams, resources: Resources
+) -> list[tuple[Part, Vectors]]:
+    """Vectors of every part, in any order: those that are kept, and the others made now."""
     found: list[tuple[Part, Vectors]] = []
     missing: list[Part] = []
     for part in parts:
@@ -232,12 +250,7 @@ def embed(
         found.append((part, vectors))
 
     _run(describe, missing, done, params, resources)
-    if store is not None:
-        store.keep_only(parts)
-    whole = np.empty((len(ids), found[0][1].shape[1]), np.float32)
-    for part, vectors in found:
-        whole[part.rows] = vectors
-    return whole
+    return found
 
 
 def _run(
@@ -257,4 +270,4 @@ def _run(
     else:
         if parts:
             describe.load()
-        describe_here(describe, parts, done, threads=1 if gpu else resources.threads)
+        describe_here(describe, parts, done, threads=PARTS_ON_A_GPU if gpu else resources.threads)

@@ -40,6 +40,23 @@ class Membership(NamedTuple):
         return np.asarray(self.members.any(axis=0))
 
 
+def matched(sources: pa.Table, patterns: Sequence[str]) -> list[tuple[str, str, list[bool]]]:
+    """Match the names of evaluation images, as `dedup.evaluation_sets` and `retrieve.sets` do.
+
+    Args:
+        sources: `id`, `name`, `split` of the manifest.
+        patterns: as of a shell, but `*` also stands for `/`; case counts.
+
+    Returns:
+        Id and name of each evaluation object, and which of the patterns it matches.
+    """
+    rows = sources.filter(pc.equal(sources["split"], "eval"))
+    return [
+        (one, name, [fnmatchcase(name, pattern) for pattern in patterns])
+        for one, name in zip(rows["id"].to_pylist(), rows["name"].to_pylist(), strict=True)
+    ]
+
+
 def assign(sets: Sequence[EvaluationSet], rest: float, ids: Sequence[str], sources: pa.Table) -> Membership:
     """Tell evaluation images apart by their names.
 
@@ -52,14 +69,12 @@ def assign(sets: Sequence[EvaluationSet], rest: float, ids: Sequence[str], sourc
     Raises:
         UserError: if a set has no image.
     """
-    rows = sources.filter(pc.equal(sources["split"], "eval"))
     place = {one: number for number, one in enumerate(ids)}
     names, thresholds = [one.name for one in sets], [one.leak_threshold for one in sets]
     members = np.zeros((len(sets) + 1, len(ids)), bool)
-    for one, name in zip(rows["id"].to_pylist(), rows["name"].to_pylist(), strict=True):
-        if one in place:
-            hits = [fnmatchcase(name, each.pattern) for each in sets]
-            members[:, place[one]] |= [*hits, not any(hits)]
+    for image, _, hits in matched(sources, [each.pattern for each in sets]):
+        if image in place:
+            members[:, place[image]] |= [*hits, not any(hits)]
     for one, row in zip(sets, members, strict=False):
         if not row.any():
             remedy = "it is matched with names such as in data/source.lock; mend dedup.evaluation_sets"

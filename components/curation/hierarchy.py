@@ -15,11 +15,10 @@ from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from components.curation.clustering import Clusters, assign, kmeans
+from components.curation.clustering import Clusters, assign, default_count, kmeans
 from components.parameters import Params
+from components.tracking import progress
 
-FIRST_LEVEL = 25
-"""Images of one cluster of the first level, where no levels are given."""
 NEXT_LEVEL = 10
 """Clusters of one cluster of the next level, where no levels are given."""
 
@@ -30,7 +29,8 @@ class BalancedParams(Params):
     share: float = Field(0.5, gt=0, le=1, description="share of the kept images that is drawn")
     levels: tuple[int, ...] = Field(
         (),
-        description="clusters of each level, falling; []: one for 25 images, then a tenth as many while that leaves 10",
+        description="clusters of each level, falling; []: one for 25 images, 4 √images where that is fewer, then a "
+        "tenth as many while that leaves 10",
     )
     resampling: int = Field(
         10, ge=0, le=1000, description="how often each level is clustered anew on the images nearest to its centroids"
@@ -60,11 +60,11 @@ class Hierarchy:
 
 
 def default_levels(points: int) -> tuple[int, ...]:
-    """Clusters of each level, falling: 25 images in one of the first, ten of them in one of the next.
+    """Clusters of each level, falling: as many as `default_count` says first, ten of them in one of the next.
 
-    The paper has 743 M images in 10 M, 500 k, 50 k and 10 k clusters.
+    The paper has 743 M images in 10 M, 500 k, 50 k and 10 k clusters; its first level took a cluster of GPUs.
     """
-    sizes = [max(1, points // FIRST_LEVEL)]
+    sizes = [default_count(points)]
     while sizes[-1] >= NEXT_LEVEL**2:
         sizes.append(sizes[-1] // NEXT_LEVEL)
     return tuple(sizes)
@@ -87,10 +87,12 @@ def hierarchical_kmeans(
     """
     levels: list[Clusters] = []
     inputs = points
-    for wanted in sizes:
+    for level, wanted in enumerate(sizes, start=1):
         k = min(wanted, len(inputs))
-        found = kmeans(inputs, k, generator)
-        for _ in range(resampling):
+        description = f"k-means, level {level}"
+        found = kmeans(inputs, k, generator, description=description)
+        rounds = range(resampling)
+        for _ in progress(rounds, total=resampling, description=f"{description}, resampling", unit="round"):
             some = nearest_of_each(found, max(1, len(inputs) // (2 * k)))
             centroids = kmeans(inputs[some], min(k, len(some)), generator).centroids
             found = _occupied(inputs, centroids)

@@ -17,10 +17,11 @@ from components.curation.embedding import Describe
 from components.curation.thresholds import ScoredPairs
 from components.data.decoding import decode_rgb
 from components.data.phash import phash
+from components.data.reading import Reader
 from components.data.scenes.planting import TRANSFORMS, plant
 from components.errors import UserError
 from components.features.search import top_k
-from components.features.thumbnails import Reader, load_thumbnails
+from components.features.thumbnails import load_thumbnails
 
 Measure = Literal["agreement", "cosine"]
 COPIES = 3
@@ -49,6 +50,9 @@ class _WithPlants:
 
     def read(self, image_id: str) -> bytes:
         return self.plants[image_id] if image_id in self.plants else self.reader.read(image_id)
+
+    def prefetch(self, image_ids: Sequence[str]) -> None:
+        self.reader.prefetch([one for one in image_ids if one not in self.plants])
 
 
 def planted_pairs(

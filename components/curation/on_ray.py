@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from components.curation.parts import Describe, Part, Vectors
@@ -82,7 +83,7 @@ def describe_on_ray(
         )
         try:
             for row in progress(found.iter_rows(), total=len(parts), description="embed on ray", unit="part"):
-                done(parts[int(row["number"])], row["vectors"])
+                done(parts[int(row["number"])], np.array(row["vectors"]))  # a view would hold its block
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, UserError) else error) from None
 

@@ -6,8 +6,9 @@ snapshot, the parts of the old shards are those of before.
 
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -19,11 +20,12 @@ from jaxtyping import Float, Int
 from PIL import __version__ as pillow_version
 
 from components.tracking import progress
+from components.tracking.locking import file_lock
 
 PART = 512
-"""Images of a part at most; their vectors take about 1 MiB."""
+"""Images of a part at most, but for a batch that is larger; their vectors take about 1 MiB."""
 _CODE = Path(__file__).parents[1]
-_CODE_OF_VECTORS = ("features", "models", "data/decoding.py")
+_CODE_OF_VECTORS = ("features", "models", "data/decoding.py", "curation/embedding.py", "curation/parts.py")
 
 Vectors = Float[np.ndarray, "images dim"]
 Describe = Callable[[Sequence[str]], Vectors]
@@ -39,18 +41,20 @@ class Part(NamedTuple):
     ids: tuple[str, ...]
 
 
-def plan_parts(ids: Sequence[str], locations: pa.Table | None, describer: str) -> list[Part]:
+def plan_parts(ids: Sequence[str], locations: pa.Table | None, describer: str, batch_size: int = 1) -> list[Part]:
     """Cut images into parts.
 
     Args:
         ids: images in the order of the vectors.
         locations: `id`, `shard`, `offset`; None: the images lie in the order of the ids.
         describer: names everything but the code that a vector depends on.
+        batch_size: images that are described together; a part holds as many at least.
     """
+    size = max(PART, batch_size)
     shards, offsets = _places(ids, locations)
     order = np.lexsort((offsets, shards))
     bounds = np.flatnonzero(np.diff(shards[order])) + 1
-    pieces = (shard[first : first + PART] for shard in np.split(order, bounds) for first in range(0, len(shard), PART))
+    pieces = (shard[first : first + size] for shard in np.split(order, bounds) for first in range(0, len(shard), size))
     return [_part(rows, tuple(ids[row] for row in rows), describer) for rows in pieces]
 
 
@@ -84,7 +88,7 @@ def code_digest() -> str:
 
 
 class PartStore:
-    """Vectors of finished parts, one file each.
+    """Vectors of finished parts, one file each; several processes may use one folder, such as those of two work trees.
 
     Args:
         folder: where they are kept.
@@ -92,7 +96,14 @@ class PartStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._lock = folder.with_name(f"{folder.name}.lock")
         folder.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Nothing is deleted by others during the block."""
+        with file_lock(self._lock, shared=True):
+            yield
 
     def load(self, part: Part) -> Vectors | None:
         """The vectors of a part; None if they are not there whole."""
@@ -117,11 +128,12 @@ class PartStore:
             partial.unlink(missing_ok=True)
 
     def keep_only(self, parts: Sequence[Part]) -> None:
-        """Deletes everything but these parts."""
+        """Deletes everything but these parts, unless the folder is in use: others want other parts."""
         wanted = {self._path(part.key) for part in parts}
-        for path in self.folder.iterdir():
-            if path not in wanted:
-                path.unlink(missing_ok=True)
+        with file_lock(self._lock, blocking=False) as alone:
+            for path in self.folder.iterdir() if alone else ():
+                if path not in wanted:
+                    path.unlink(missing_ok=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.npy"

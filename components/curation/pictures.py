@@ -8,7 +8,7 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from components.data.decoding import decode_rgb
-from components.features.thumbnails import Reader
+from components.data.reading import Reader
 
 T = TypeVar("T")
 Cell = tuple[str, str, bool]

@@ -1,6 +1,5 @@
 """The images one cares about, in sets: evaluation images without their labels."""
 
-import fnmatch
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field
 
+from components.curation.evaluation_sets import matched
 from components.data.manifest import Manifest
 from components.errors import UserError
 from components.parameters import Params
@@ -60,15 +60,14 @@ def query_sets(manifest: Manifest, sets: Mapping[str, QuerySet], count: int, see
     if not sets:
         return {ALL: draw_queries(readable, count, seed)}
     known = set(readable)
-    columns = (manifest.sources[name].to_pylist() for name in ("id", "name", "split"))
-    names = [(one, name) for one, name, split in zip(*columns, strict=True) if split == "eval" and one in known]
+    rows = [row for row in matched(manifest.sources, [one.match for one in sets.values()]) if row[0] in known]
     found = {}
-    for label, one in sets.items():
-        members = sorted({image for image, name in names if fnmatch.fnmatchcase(name, one.match)})
+    for place, (label, one) in enumerate(sets.items()):
+        members = sorted({image for image, _, hits in rows if hits[place]})
         if not members:
-            example = f", such as '{names[0][1]}'" if names else ""
+            example = f", such as '{rows[0][1]}'" if rows else ""
             raise UserError(
-                f"retrieve.sets.{label}.match '{one.match}' fits none of the {len(names)} evaluation images",
+                f"retrieve.sets.{label}.match '{one.match}' fits none of the {len(rows)} evaluation images",
                 remedy=f"give a pattern of their names{example}",
             )
         found[label] = draw_queries(members, count, seed)

@@ -20,11 +20,17 @@ from components.curation.votes import VotesParams, vote
 from components.errors import UserError
 from components.features.search import top_k
 from components.parameters import Params
+from components.tracking import progress
 
 Queries = Mapping[str, Float[np.ndarray, "queries dim"]]
 Nearest = tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]
 SetName = Annotated[str, Field(pattern=r"^[\w-]{1,40}$")]
 Mode = Literal["auto", "knn", "clusters", "balanced", "all"]
+
+MOST_NEIGHBOURS = 30_000_000
+"""Neighbours of all queries that are recorded at most: a column of their ids takes 2 GB, as much as Arrow holds."""
+RANKED = 1 << 22
+"""Similarities that are ranked at a time; they take about 100 MiB."""
 
 
 class RetrieveParams(Params):
@@ -43,7 +49,10 @@ class RetrieveParams(Params):
     sets: dict[SetName, QuerySet] = Field({}, description="sets of queries, by name; {}: one of all evaluation images")
     neighbours: int = Field(16, ge=1, le=4096, description="knn: images that a query brings in")
     min_share: float = Field(
-        0.5, ge=0, le=1, description="knn: share of the kept images at least; neighbours is doubled until it is reached"
+        0.5,
+        ge=0,
+        le=1,
+        description="knn: share of the kept images at least; until it is reached, what a query brings in is doubled",
     )
     cap: int | None = Field(None, ge=1, description="images that one set brings in at most. DINOv2 took a million")
     votes: VotesParams = Field(VotesParams(), description="how clusters retrieves")
@@ -56,7 +65,17 @@ class RetrieveParams(Params):
 
         Args:
             own_evaluation: whether the queries come from an evaluation source, not from a held-out part.
+
+        Raises:
+            UserError: if `auto` becomes `all` although there are sets: nothing would be made of them.
         """
+        if self.mode == "auto" and self.sets and not own_evaluation:
+            raise UserError(
+                "retrieve.sets names sets of queries, but without an evaluation source retrieve.mode auto keeps "
+                "every image",
+                remedy="give an evaluation source (`--eval`), set retrieve.mode to knn or clusters, or drop "
+                "retrieve.sets",
+            )
         chosen = self.mode if self.mode != "auto" else ("knn" if own_evaluation else "all")
         return self.model_copy(update={"mode": chosen})
 
@@ -91,9 +110,11 @@ class Retrieved(NamedTuple):
     rows: Int[np.ndarray, " chosen"]
     """Positions in the base of the images to train on, rising."""
     neighbours: Int[np.ndarray, "queries k"]
-    """Positions in the base, nearest first, of the queries of all sets in their order."""
+    """Positions in the base, nearest first, of the queries of all sets in their order; `RetrieveParams.neighbours`."""
     similarity: Float[np.ndarray, "queries k"]
     """Cosine of each."""
+    reach: int
+    """Neighbours of a query that were brought in: `RetrieveParams.neighbours`, or what `min_share` made of it."""
     sets: tuple[SetAccount, ...]
     clusters: Int[np.ndarray, " base"] | None
     """Cluster of each image, where the images were clustered; of a hierarchy the top level."""
@@ -114,8 +135,14 @@ def retrieve(
         device: where search and clustering run.
 
     Raises:
-        UserError: if fewer than `min_images` are left.
+        UserError: if fewer than `min_images` are left, or more than `MOST_NEIGHBOURS` neighbours would be recorded.
     """
+    count = sum(len(one) for one in queries.values())
+    if count * min(params.neighbours, len(base)) > MOST_NEIGHBOURS:
+        raise UserError(
+            f"{count:,} queries with {params.neighbours} neighbours each are more than {MOST_NEIGHBOURS:,} neighbours",
+            remedy="lower retrieve.queries or retrieve.neighbours; retrieve.min_share alone brings in more",
+        )
     images = torch.from_numpy(base).to(device)
     generator = np.random.default_rng(params.seed)
     if params.mode in ("all", "balanced"):
@@ -140,7 +167,8 @@ def _without_queries(
         hierarchy = hierarchical_kmeans(base, sizes, params.balanced.resampling, generator)
         rows = balanced_sample(hierarchy, round(params.balanced.share * len(base)), generator)
         clusters = hierarchy.labels(-1)
-    return Retrieved(rows, *_nearest(base, queries.values(), params.neighbours), (), clusters)
+    nearest = _nearest(base, queries.values(), params.neighbours)
+    return Retrieved(rows, *nearest, nearest[0].shape[1], (), clusters)
 
 
 def _by_queries(
@@ -150,12 +178,13 @@ def _by_queries(
     brought: dict[str, Brought] = {}
     clusters = None
     if any(mode == "clusters" for mode, _ in ways.values()):
-        found = kmeans(base, params.votes.count(len(base)), generator)
+        found = kmeans(base, params.votes.count(len(base)), generator, description="k-means")
         clusters = found.labels.cpu().numpy()
         for name, (mode, cap) in ways.items():
             if mode == "clusters":
                 brought[name] = vote(found, queries[name], params.votes, cap, generator)
-    nearest = _nearest_until_enough(base, queries, ways, params, brought)
+    nearest = _nearest(base, queries.values(), params.neighbours)
+    reach = _bring_until_enough(base, queries, nearest, ways, params, brought)
     chosen = _union(brought.values())
     times = np.bincount(np.concatenate([one.rows for one in brought.values()]), minlength=len(base))
     accounts = tuple(
@@ -170,49 +199,82 @@ def _by_queries(
         )
         for name, (mode, _) in ways.items()
     )
-    return Retrieved(chosen, *nearest, accounts, clusters)
+    return Retrieved(chosen, *nearest, reach, accounts, clusters)
 
 
-def _nearest_until_enough(
+def _bring_until_enough(
     base: Float[Tensor, "base dim"],
     queries: Queries,
+    nearest: Nearest,
     ways: Mapping[str, tuple[str, int | None]],
     params: RetrieveParams,
     brought: dict[str, Brought],
-) -> Nearest:
-    """Find the neighbours of all queries, and note what the sets of mode knn bring in; double k until it suffices."""
-    edges = np.cumsum([0, *(len(one) for one in queries.values())])
-    neighbours = params.neighbours
+) -> int:
+    """Note what the sets of mode knn bring in; where that is not enough, rank all images once and double the reach.
+
+    Returns:
+        Neighbours of a query that count.
+    """
+    caps = {name: cap for name, (mode, cap) in ways.items() if mode == "knn"}
+    edges = dict(zip(queries, np.cumsum([0, *(len(one) for one in queries.values())])[:-1], strict=True))
+    rows = {name: slice(edges[name], edges[name] + len(queries[name])) for name in caps}
+    order = {name: _order_of_found(nearest[0][rows[name]], nearest[1][rows[name]], len(base)) for name in caps}
+    reach, ranked = int(nearest[0].shape[1]), False
     while True:
-        positions, similarity = _nearest(base, queries.values(), neighbours)
-        grows = False
-        for at, (name, (mode, cap)) in enumerate(ways.items()):
-            if mode == "knn":
-                rows = slice(edges[at], edges[at + 1])
-                ranked = _by_rank(positions[rows], similarity[rows])
-                brought[name] = Brought(np.sort(ranked[:cap]), len(ranked))
-                grows |= len(queries[name]) > 0 and (cap is None or len(ranked) < cap)
+        for name, cap in caps.items():
+            within = _within(order[name], reach)
+            brought[name] = Brought(np.sort(within[:cap]), len(within))
+        open_sets = [
+            name for name, cap in caps.items() if len(queries[name]) and (cap is None or brought[name].available < cap)
+        ]
         enough = len(_union(brought.values())) >= params.min_share * len(base)
-        if enough or not grows or neighbours >= len(base):
-            return positions, similarity
-        neighbours *= 2
+        if enough or not open_sets or reach >= len(base):
+            return reach
+        if not ranked:
+            order |= {name: _order_of_all(base, queries[name]) for name in open_sets}
+            ranked = True
+        reach = min(2 * reach, len(base))
+
+
+def _order_of_found(
+    positions: Int[np.ndarray, "queries k"], similarity: Float[np.ndarray, "queries k"], count: int
+) -> Float[np.ndarray, " base"]:
+    """Place of each image in the order of retrieval: those of a better rank first, among equals the more similar.
+
+    A cosine is at most 1, so that a quarter of it never reaches the next rank. Infinite for images that are not found.
+    """
+    places = np.full(count, np.inf)
+    ranks = np.broadcast_to(np.arange(positions.shape[1], dtype=np.float64), positions.shape)
+    np.minimum.at(places, positions.ravel(), (ranks - similarity / 4.0).ravel())
+    return places
+
+
+def _order_of_all(
+    base: Float[Tensor, "base dim"], queries: Float[np.ndarray, "queries dim"]
+) -> Float[np.ndarray, " base"]:
+    """As `_order_of_found` of all ranks, in one pass and a block of queries at a time."""
+    side = max(1, RANKED // len(base))
+    places = torch.full((len(base),), torch.inf, dtype=torch.float64, device=base.device)
+    ranks = torch.arange(len(base), dtype=torch.float64, device=base.device)
+    starts = range(0, len(queries), side)
+    for first in progress(starts, total=len(starts), description="rank for retrieve.min_share", unit="block"):
+        some = torch.from_numpy(queries[first : first + side]).to(base.device)
+        similarity, positions = (some @ base.T).sort(dim=1, descending=True, stable=True)
+        for row in range(len(some)):
+            places[positions[row]] = torch.minimum(places[positions[row]], ranks - similarity[row] / 4.0)
+    return places.cpu().numpy()
+
+
+def _within(places: Float[np.ndarray, " base"], reach: int) -> Int[np.ndarray, " found"]:
+    """Images among the first so many neighbours of a query, in the order of retrieval."""
+    order = np.argsort(places, kind="stable")
+    return order[: np.count_nonzero(places < reach - 0.5)]
 
 
 def _nearest(base: Float[Tensor, "base dim"], queries: Iterable[Float[np.ndarray, "queries dim"]], k: int) -> Nearest:
     together = torch.cat([base[:0], *(torch.from_numpy(one).to(base.device) for one in queries)])
     similarity, positions = top_k(together, base, k)
     return positions.cpu().numpy(), similarity.cpu().numpy()
-
-
-def _by_rank(
-    positions: Int[np.ndarray, "queries k"], similarity: Float[np.ndarray, "queries k"]
-) -> Int[np.ndarray, " found"]:
-    """Every image found, once: those of a better rank first, among equals the more similar."""
-    rank = np.broadcast_to(np.arange(positions.shape[1]), positions.shape)
-    order = np.lexsort((positions.ravel(), -similarity.ravel(), rank.ravel()))
-    found = positions.ravel()[order]
-    _, first = np.unique(found, return_index=True)
-    return found[np.sort(first)]
 
 
 def _union(brought: Iterable[Brought]) -> Int[np.ndarray, " chosen"]:

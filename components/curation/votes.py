@@ -5,26 +5,27 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
-from components.curation.clustering import Clusters, assign
+from components.curation.clustering import Clusters, assign, default_count
 from components.curation.hierarchy import share_out
 from components.curation.queries import Brought
 from components.parameters import Params
-
-IMAGES_A_CLUSTER = 25
 
 
 class VotesParams(Params):
     """How `clusters` retrieves."""
 
     clusters: int | None = Field(
-        None, ge=1, description="k-means clusters of the kept images; null: one for 25 images. DINOv2 took 100,000"
+        None,
+        ge=1,
+        description="k-means clusters of the kept images; null: one for 25 images, 4 √images where that is fewer. "
+        "DINOv2 took 100,000",
     )
     least: int = Field(4, ge=1, description="queries of a set that must fall into a cluster for it to be drawn from")
     images: int = Field(10_000, ge=1, description="images drawn from a cluster at most, for one set")
 
     def count(self, images: int) -> int:
         """Clusters for a number of images."""
-        return min(images, self.clusters or max(1, images // IMAGES_A_CLUSTER))
+        return min(images, self.clusters or default_count(images))
 
 
 def vote(

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from components.data.colour import augment
 from components.data.decoding import decode_stored
 from components.data.masking import MaskParams, draw_masks
 from components.data.order import Visit, visits
+from components.data.reading import Reader
 from components.data.resampling import resampled
 from components.data.views import Draws, ViewParams, draw_views, kinds
 from components.errors import UserError
@@ -25,18 +25,6 @@ PREFETCHED = 2
 """Batches that are made ahead."""
 ANNOUNCED = 2
 """Batches whose bytes are asked for before the one that is made."""
-
-
-class Reader(Protocol):
-    """Anything that gives the bytes of an image."""
-
-    def read(self, image_id: str) -> bytes:
-        """The file's bytes."""
-        ...
-
-    def prefetch(self, image_ids: Sequence[str]) -> None:
-        """Says which images are read soon; returns at once."""
-        ...
 
 
 class CropLoader:

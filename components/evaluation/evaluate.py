@@ -6,13 +6,13 @@ from pathlib import Path
 import torch
 
 from components.data.manifest import Manifest
+from components.data.reading import Reader
 from components.evaluation.pictures import neighbour_gallery, patch_components
 from components.evaluation.pixels import pixel_features
 from components.evaluation.report import EvaluateParams, write_page
 from components.evaluation.scores import knn_scores, label_free_scores, linear_scores
 from components.evaluation.split import LabelledSplit, labelled_split
 from components.features.extraction import Features, extract
-from components.features.images import Reader
 from components.models.backbone import Backbone
 from components.models.vit import VisionTransformer
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from components.data.decoding import decode_rgb
-from components.features.images import Reader, centre_crop, prepare
+from components.data.reading import Reader
+from components.features.images import centre_crop, prepare
 from components.features.search import top_k
 from components.models.backbone import Preprocess
 from components.models.vit import VisionTransformer

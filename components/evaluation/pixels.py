@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.features.images import Reader, batches
+from components.data.reading import Reader
+from components.features.images import batches
 from components.models.backbone import Preprocess
 
 SIDE = 32

@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.features.images import Reader, batches
+from components.data.reading import Reader
+from components.features.images import batches
 from components.models.backbone import Preprocess
 from components.models.vit import VisionTransformer
 from components.tracking import progress

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,19 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.decoding import decode_stored
+from components.data.reading import Reader
 from components.models.backbone import Preprocess
 
 MOST_THREADS = 16
 CHUNK = 32
 """Images of one task of a decoding thread."""
-
-
-class Reader(Protocol):
-    """Anything that gives the bytes of an image."""
-
-    def read(self, image_id: str) -> bytes:
-        """The file's bytes."""
-        ...
 
 
 def prepare(image: Image.Image, preprocess: Preprocess) -> Float[Tensor, "3 side side"]:
@@ -72,6 +64,7 @@ def batches(
 
     def submit(start: int) -> list[Future[list[Tensor]]]:
         end = min(start + batch_size, len(ids))
+        reader.prefetch(ids[start:end])
         return [pool.submit(prepared, ids[first : min(first + CHUNK, end)]) for first in range(start, end, CHUNK)]
 
     with ThreadPoolExecutor(min(MOST_THREADS, len(os.sched_getaffinity(0))), "decode") as pool:

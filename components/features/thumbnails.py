@@ -1,8 +1,7 @@
 """Small pictures of one size, which descriptors and registration work on."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from components.data.decoding import decode_stored
+from components.data.reading import Reader
 from components.features.scratch import scratch
 from components.tracking import progress
 
@@ -22,14 +22,6 @@ LEAST_CONTRAST = 0.02
 
 CHUNK = 1024
 """Pictures decoded ahead at most."""
-
-
-class Reader(Protocol):
-    """Anything that gives the bytes of an image."""
-
-    def read(self, image_id: str) -> bytes:
-        """The file's bytes."""
-        ...
 
 
 def thumbnail(image: Image.Image, side: int = SIDE) -> UInt8[np.ndarray, "side side 3"]:
@@ -48,6 +40,8 @@ def load_thumbnails(
 ) -> UInt8[np.ndarray, "n side side 3"]:
     """Decode images, scaled where the codec can, into thumbnails in the order of the ids; 3 KiB an image of 32 pixels.
 
+    The reader is told of each chunk before it is needed.
+
     Args:
         reader: gives the bytes of an image.
         ids: which images.
@@ -63,10 +57,14 @@ def load_thumbnails(
     def one(image_id: str) -> UInt8[np.ndarray, "side side 3"]:
         return thumbnail(decode_stored(reader.read, image_id, min_side=2 * side), side)
 
+    def decoded() -> Iterator[UInt8[np.ndarray, "side side 3"]]:
+        reader.prefetch(ids[:CHUNK])
+        for first in range(0, len(ids), CHUNK):
+            reader.prefetch(ids[first + CHUNK : first + 2 * CHUNK])
+            yield from pool.map(one, ids[first : first + CHUNK])
+
     with ThreadPoolExecutor(threads, "decode") as pool:
-        chunks = [ids[first : first + CHUNK] for first in range(0, len(ids), CHUNK)]
-        decoded = (small for chunk in chunks for small in pool.map(one, chunk))
-        for row, small in enumerate(progress(decoded, total=len(ids), description=description)):
+        for row, small in enumerate(progress(decoded(), total=len(ids), description=description)):
             made[row] = small
     return made
 

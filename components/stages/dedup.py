@@ -8,26 +8,32 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jaxtyping import Bool, Float, UInt64
+from jaxtyping import Float, UInt64
 
 from components.curation.candidates import Search, candidate_pairs
 from components.curation.copies import FINE_SIDE, Copies, compare
 from components.curation.cosine import cosine_copies
-from components.curation.deduplication import DedupParams, choose, copy_components, pair_table, sharpness
-from components.curation.evaluation_sets import assign, leaks_by_set
+from components.curation.deduplication import (
+    SHARPNESS_SIDE,
+    DedupParams,
+    choose,
+    copy_components,
+    pair_table,
+    sharpness,
+)
+from components.curation.evaluation_sets import Membership, assign, leaks_by_set
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.data.forgotten import FORGOTTEN, read_forgotten, usable
 from components.data.manifest import Manifest
+from components.data.reading import Reader
 from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
-from components.features.thumbnails import Reader, load_thumbnails
+from components.features.thumbnails import load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
 from components.stages.runner import StageContext, execute
-
-SHARPNESS_SIDE = 256
 
 
 def run(params: DedupParams, context: StageContext) -> dict[str, float]:
@@ -42,7 +48,8 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
     search = Search(params.exact_up_to, params.probes, context.settings.torch_device())
     with open_shards(paths.SHARDS, manifest.locations, context.settings) as reader:
-        found = _compare(params, reader, ids, vectors, images["phash"].to_numpy(), sets.evaluation, search)
+        hashes, threads = images["phash"].to_numpy(), context.settings.thread_count()
+        found = _compare(params, reader, ids, vectors, hashes, sets, search, threads)
         components, accepted = copy_components(found.copies, params.threshold, sets.threshold)
         groups = choose(
             ids,
@@ -50,7 +57,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
             sets.evaluation,
             components,
             pixels,
-            lambda one: sharpness(decode_rgb(reader.read(one), min_side=SHARPNESS_SIDE)),
+            lambda one: sharpness(decode_stored(reader.read, one, min_side=2 * SHARPNESS_SIDE)),
         )
         pairs = pair_table(ids, found.copies, accepted)
         _log_pictures(groups, pairs, {ids[row] for row in sets.evaluation.nonzero()[0]}, reader, context)
@@ -94,26 +101,28 @@ def _compare(
     ids: list[str],
     vectors: Float[np.ndarray, "n dim"],
     hashes: UInt64[np.ndarray, " n"],
-    evaluation: Bool[np.ndarray, " n"],
+    sets: Membership,
     search: Search,
+    threads: int,
 ) -> _Compared:
     """Measure the pairs that may be copies, by registration or by cosine."""
     if params.measure == "cosine":
+        bounds = np.minimum(sets.threshold, params.threshold)  # of an evaluation image; of a training image
         return _Compared(
-            *cosine_copies(vectors, evaluation, least=params.least, neighbours=params.neighbours, search=search)
+            *cosine_copies(vectors, sets.evaluation, bounds=bounds, neighbours=params.neighbours, search=search)
         )
     candidates = candidate_pairs(
         vectors,
         hashes,
-        evaluation,
+        sets.evaluation,
         neighbours=params.neighbours,
         hash_distance=params.hash_distance,
         search=search,
     )
     copies = compare(
-        load_thumbnails(reader, ids),
+        load_thumbnails(reader, ids, threads=threads),
         candidates.pairs,
-        lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE),
+        lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE, threads=threads),
         least=params.least,
         device=search.device,
     )

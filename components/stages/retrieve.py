@@ -21,12 +21,13 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     vectors = np.load(paths.EMBEDDINGS / "embeddings.npy", mmap_mode="r")
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
-    queries = query_sets(manifest, params.sets, params.queries, params.seed)
     has_own_evaluation = read_lock(paths.SOURCE_LOCK).eval_uri is not None
+    params = params.resolved(own_evaluation=has_own_evaluation)
+    queries = query_sets(manifest, params.sets, params.queries, params.seed)
     found = retrieve(
         vectors[[row[one] for one in kept]],
         {name: vectors[[row[one] for one in members]] for name, members in queries.items()},
-        params.resolved(own_evaluation=has_own_evaluation),
+        params,
         device=context.settings.torch_device(),
     )
     chosen = [kept[position] for position in found.rows.tolist()]
@@ -45,7 +46,7 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
         "curated": len(chosen),
         "left_out": len(kept) - len(chosen),
         "queries": len(found.neighbours),
-        "neighbours": found.neighbours.shape[1],
+        "neighbours": found.reach,
         "similarity": float(np.round(found.similarity.mean(), 4)) if found.similarity.size else 0.0,
         **_metrics(found),
         **truth,
@@ -71,14 +72,16 @@ def _accounts(sets: tuple[SetAccount, ...]) -> pa.Table:
 
 
 def _neighbours(found: Retrieved, queries: dict[str, list[str]], base: list[str]) -> pa.Table:
-    k = found.neighbours.shape[1]
-    rows = [(name, one) for name, members in queries.items() for one in members]
+    count, k = found.neighbours.shape
+    of_query = pa.array(np.repeat(np.arange(count), k))
+    sets = [name for name, members in queries.items() for _ in members]
+    ids = [one for members in queries.values() for one in members]
     return pa.table(
         {
-            "set": pa.array([name for name, _ in rows for _ in range(k)], pa.string()),
-            "query": pa.array([one for _, one in rows for _ in range(k)], pa.string()),
-            "neighbour": pa.array([base[position] for position in found.neighbours.reshape(-1)], pa.string()),
-            "rank": pa.array(list(range(k)) * len(rows), pa.int32()),
+            "set": pa.array(sets, pa.string()).take(of_query),
+            "query": pa.array(ids, pa.string()).take(of_query),
+            "neighbour": pa.array(base, pa.string()).take(pa.array(found.neighbours.reshape(-1))),
+            "rank": pa.array(np.tile(np.arange(k), count), pa.int32()),
             "similarity": pa.array(np.round(found.similarity.reshape(-1), 4), pa.float32()),
         }
     )

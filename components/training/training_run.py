@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from components.data.loader import CropLoader, Reader
+from components.data.loader import CropLoader
+from components.data.reading import Reader
 from components.data.shard_access import open_shards
 from components.data.tables import read_table
 from components.data.views import ViewParams

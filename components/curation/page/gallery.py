@@ -7,7 +7,7 @@ from PIL import Image
 
 from components.curation.page.markup import Html, tag
 from components.data.decoding import decode_rgb
-from components.features.thumbnails import Reader
+from components.data.reading import Reader
 
 SIDE = 80
 """Longer side of a shown image, pixels."""

@@ -19,7 +19,7 @@ from components.curation.page.markup import Html, tag
 from components.curation.page.style import STYLE
 from components.curation.pictures import spread
 from components.curation.projection import principal_plane
-from components.features.thumbnails import Reader
+from components.data.reading import Reader
 
 LINKS = {
     "summary": "what and why",
@@ -41,7 +41,7 @@ class Story:
     sets: pa.Table
     """Account of every set of queries; see `SetAccount`."""
     neighbours: pa.Table
-    """`query`, `neighbour`, `rank`, `similarity`."""
+    """`set`, `query`, `neighbour`, `rank`, `similarity`."""
     clusters: TrainingClusters
     """Of the images of `Curation.groups`, in their order."""
     reports: Sequence[tuple[str, Sequence[dict[str, object]]]]

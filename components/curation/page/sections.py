@@ -134,14 +134,14 @@ def retrieval(sets: pa.Table, neighbours: pa.Table, left_out: list[str], gallery
         lead = "No queries: clusters of the images gave alike, so that frequent things do not drown rare ones."
     else:
         lead = "Every image that deduplication left was chosen; the neighbours below are for the record."
-    near: dict[str, list[tuple[str, float]]] = {}
+    near: dict[tuple[str, str], list[tuple[str, float]]] = {}  # a query may be of several sets
     for row in neighbours.filter(pc.less(neighbours["rank"], NEIGHBOURS)).to_pylist():
-        near.setdefault(row["query"], []).append((row["neighbour"], row["similarity"]))
+        near.setdefault((row["query"], row["set"]), []).append((row["neighbour"], row["similarity"]))
     drawn = [
         _group(
             (gallery.figure(query, "query"), *(gallery.figure(one, f"cosine {cosine:.2f}") for one, cosine in found))
         )
-        for query, found in spread(sorted(near.items()), examples)
+        for (query, _), found in spread(sorted(near.items()), examples)
     ]
     gone = [gallery.figure(one, "left out", gone=True) for one in spread(left_out, 4 * examples)]
     return section(

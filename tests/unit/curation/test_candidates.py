@@ -133,3 +133,35 @@ def test_images_of_one_hash_stay_connected_whatever_the_bound() -> None:
     codes = np.concatenate([np.repeat(frames_of_a_fixed_camera(1), 50), frames_of_a_fixed_camera(200, seed=3)])
     pairs = np.array(sorted(by_hash(codes, np.zeros(len(codes), bool), 1)))
     assert len(set(connected_components(len(codes), pairs)[:50].tolist())) == 1
+
+
+def test_every_training_frame_near_an_evaluation_frame_is_a_candidate_however_many_there_are() -> None:
+    """500 leaks of one image, which itself looks at two: by embedding, and by hash."""
+    rng = np.random.default_rng(5)
+    vectors = unit(503)
+    vectors[1:501] = vectors[0] + 0.05 * rng.normal(size=(500, 16))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    evaluation = np.isin(np.arange(503), [0, 501, 502])
+    leaks = {(0, number) for number in range(1, 501)}
+    assert leaks <= found(vectors.astype(np.float32), hashes(503), evaluation, neighbours=2)
+    codes = np.concatenate([frames_of_a_fixed_camera(501), ~frames_of_a_fixed_camera(2, seed=4)])
+    assert leaks <= by_hash(codes, evaluation, 2)
+
+
+def test_an_inverted_file_of_which_one_cell_is_searched_gives_valid_pairs_and_less_recall() -> None:
+    vectors, codes = unit(3000), hashes(3000)
+    codes[1] = codes[0] ^ np.uint64(1)
+    evaluation = np.arange(3000) >= 2900
+    arguments = {"neighbours": 4, "hash_distance": 3}
+    pairs, recall = candidate_pairs(vectors, codes, evaluation, **arguments, search=Search(exact_up_to=100, probes=1))
+    exact, _ = candidate_pairs(vectors, codes, evaluation, **arguments, search=EXACT)
+    assert 0.1 < recall < 0.95
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    assert len(np.unique(pairs, axis=0)) == len(pairs)
+    assert pairs.min() >= 0
+    assert pairs.max() < 3000
+    assert not evaluation[pairs].all(axis=1).any()
+    found = {(one, other) for one, other in pairs.tolist()}
+    assert (0, 1) in found, "hashes are searched exactly"
+    missed = {(one, other) for one, other in exact.tolist()} - found
+    assert 0 < len(missed) < 0.9 * len(exact)

@@ -1,9 +1,11 @@
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pytest
 import torch
 
 from components.curation import clustering
-from components.curation.clustering import assign, kmeans, means, seeds
+from components.curation.clustering import assign, default_count, kmeans, means, seeds
 
 
 def generator(seed: int = 0) -> np.random.Generator:
@@ -89,3 +91,22 @@ def test_no_cluster_is_empty_even_of_equal_points() -> None:
 def test_more_clusters_than_points_are_refused(k: int) -> None:
     with pytest.raises(ValueError, match=f"3 points make no {k} clusters"):
         kmeans(torch.zeros(3, 2), k, generator())
+
+
+def test_the_default_count_is_a_25th_of_a_small_set_and_grows_with_the_root_of_a_large_one() -> None:
+    assert [default_count(points) for points in (1, 24, 250, 10_000)] == [1, 1, 10, 400]
+    assert [default_count(points) for points in (40_000, 1_000_000, 744_000_000)] == [800, 4000, 109_105]
+
+
+def test_seeding_and_passes_show_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str | None, int]] = []
+
+    def recorded(items: Iterable[object], *, total: int, description: str | None, unit: str) -> Iterator[object]:
+        shown.append((description, total))
+        yield from items
+
+    monkeypatch.setattr(clustering, "progress", recorded)
+    plain = kmeans(blobs([20, 20]), 5, generator())
+    told = kmeans(blobs([20, 20]), 5, generator(), description="k-means")
+    assert shown == [(None, 5), (None, 50), ("k-means, seeds", 5), ("k-means", 50)]
+    assert torch.equal(plain.labels, told.labels)

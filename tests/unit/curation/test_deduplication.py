@@ -1,10 +1,20 @@
+from io import BytesIO
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from components.curation.copies import Copies
-from components.curation.deduplication import DedupParams, choose, copy_components, pair_table, sharpness
+from components.curation.deduplication import (
+    SHARPNESS_SIDE,
+    DedupParams,
+    choose,
+    copy_components,
+    pair_table,
+    sharpness,
+)
+from components.data.decoding import decode_rgb
 from components.errors import UserError
 from components.parameters import validate
 from tests.textures import texture
@@ -100,6 +110,22 @@ def test_blur_is_less_sharp_and_a_line_of_text_no_sharper() -> None:
     assert sharpness(picture.filter(ImageFilter.GaussianBlur(2))) < 0.5 * sharpness(picture)
     assert sharpness(marked) == pytest.approx(sharpness(picture), rel=0.1)
     assert sharpness(Image.new("RGB", (2, 2))) == 0.0
+
+
+@pytest.mark.parametrize("scaled", [True, False], ids=["scaled", "whole"])
+def test_a_jpeg_is_as_sharp_as_the_png_it_was_made_of(scaled: bool) -> None:
+    """The one is scaled while it is decoded, the other is not; the blurred one is neither's equal."""
+    noise = np.random.default_rng(0).integers(0, 255, (192, 256, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((1024, 768), Image.Resampling.BICUBIC)
+    blurred = picture.filter(ImageFilter.GaussianBlur(6))
+
+    def measured(image: Image.Image, kind: str) -> float:
+        buffer = BytesIO()
+        image.save(buffer, kind, quality=95)
+        return sharpness(decode_rgb(buffer.getvalue(), min_side=SHARPNESS_SIDE if scaled else None))
+
+    assert measured(picture, "JPEG") == pytest.approx(measured(picture, "PNG"), rel=0.05)
+    assert measured(blurred, "PNG") < 0.8 * measured(picture, "JPEG")
 
 
 def test_accepted_pairs_are_named() -> None:

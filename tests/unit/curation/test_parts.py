@@ -1,4 +1,6 @@
+import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,15 +8,17 @@ import pyarrow as pa
 import pytest
 import torch
 
+from components.curation import embedding
 from components.curation import parts as module
 from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, Resources, embed
-from components.curation.parts import PartStore, describe_here, plan_parts
+from components.curation.parts import Part, PartStore, describe_here, plan_parts
 from components.errors import UserError
 from components.features.descriptor import descriptor_name
 from tests.artifacts import make_artifact
 from tests.textures import Files, jpeg, texture
 
 LOCK = EmbedderLock(BUILTIN, descriptor_name(), "")
+PARAMS = EmbedParams(batch_size=4)
 IDS = [f"{number:02d}" for number in range(20)]
 
 
@@ -90,35 +94,69 @@ def files() -> dict[str, bytes]:
 
 def test_finished_parts_are_not_described_again(tmp_path: Path, files: dict[str, bytes]) -> None:
     resources, reader = Resources(cache=tmp_path), Counting(files)
-    whole = embed(LOCK, reader, IDS, EmbedParams(), resources=resources)
+    whole = embed(LOCK, reader, IDS, PARAMS, resources=resources)
     assert sorted(reader.asked) == IDS
     sorted(tmp_path.iterdir())[1].unlink()
     reader.asked.clear()
-    assert np.array_equal(embed(LOCK, reader, IDS, EmbedParams(), resources=resources), whole)
+    assert np.array_equal(embed(LOCK, reader, IDS, PARAMS, resources=resources), whole)
     assert len(reader.asked) == 4
 
 
 def test_an_error_keeps_what_was_finished(tmp_path: Path, files: dict[str, bytes]) -> None:
     broken = Counting({**files, "13": b"no image"})
     with pytest.raises(Exception, match="not-an-image"):
-        embed(LOCK, broken, IDS, EmbedParams(), resources=Resources(cache=tmp_path))
+        embed(LOCK, broken, IDS, PARAMS, resources=Resources(cache=tmp_path))
     kept = len(list(tmp_path.iterdir()))
     assert kept >= 1
     mended = Counting(files)
-    embed(LOCK, mended, IDS, EmbedParams(), resources=Resources(cache=tmp_path))
+    embed(LOCK, mended, IDS, PARAMS, resources=Resources(cache=tmp_path))
     assert len(mended.asked) == 20 - 4 * kept
 
 
 def test_only_the_parts_of_the_last_run_stay(tmp_path: Path, files: dict[str, bytes]) -> None:
     for ids in (IDS, IDS[2:]):
-        embed(LOCK, Files(files), ids, EmbedParams(), resources=Resources(cache=tmp_path))
+        embed(LOCK, Files(files), ids, PARAMS, resources=Resources(cache=tmp_path))
     assert {path.stem for path in tmp_path.iterdir()} == {part.key for part in plan_parts(IDS[2:], None, _name())}
+
+
+def test_parts_that_another_process_may_want_stay(tmp_path: Path, files: dict[str, bytes]) -> None:
+    cache = tmp_path / "embeddings"
+    with PartStore(cache).in_use():
+        for ids in (IDS[:10], IDS[10:]):
+            embed(LOCK, Files(files), ids, PARAMS, resources=Resources(cache=cache))
+        assert len(list(cache.iterdir())) == 3 + 3
+    embed(LOCK, Files(files), IDS[10:], PARAMS, resources=Resources(cache=cache))
+    assert len(list(cache.iterdir())) == 3, "alone, it cleans up"
+
+
+def test_a_part_is_at_least_a_batch_long() -> None:
+    assert [len(part.ids) for part in plan_parts(IDS, None, "one", batch_size=3)] == [4] * 5
+    assert [len(part.ids) for part in plan_parts(IDS, None, "one", batch_size=12)] == [12, 8]
+
+
+def test_embedding_cuts_parts_as_long_as_its_batches(tmp_path: Path, files: dict[str, bytes]) -> None:
+    embed(LOCK, Files(files), IDS, EmbedParams(batch_size=12), resources=Resources(cache=tmp_path / "cache"))
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
+def test_a_gpu_works_on_one_part_while_the_next_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_a_time: list[int] = []
+
+    def here(describe: object, parts: list[Part], done: Callable[..., None], *, threads: int) -> None:
+        at_a_time.append(threads)
+        for part in parts:
+            done(part, np.zeros((len(part.ids), 1), np.float32))
+
+    monkeypatch.setattr(embedding, "describe_here", here)
+    embed(LOCK, Files({}), IDS, PARAMS, resources=Resources(device="cuda", threads=7))
+    embed(LOCK, Files({}), IDS, PARAMS, resources=Resources(device="cpu", threads=7))
+    assert at_a_time == [2, 7]
 
 
 def _name() -> str:
     from components.curation.embedding import Describe
 
-    return Describe(LOCK, Files({}), EmbedParams().batch_size, "cpu").name
+    return Describe(LOCK, Files({}), PARAMS.batch_size, "cpu").name
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["builtin", "backbone"])
@@ -159,3 +197,16 @@ def test_a_backbone_without_numbers_is_named(
     describe = Describe(EmbedderLock("models/teacher", "", ""), Files(files), 4, "cpu")
     with pytest.raises(UserError, match="models/teacher gives features that are no numbers"):
         describe(IDS[:2])
+
+
+def test_the_keys_change_with_the_code_that_vectors_depend_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = module._CODE
+    for name in ("features", "models", "data", "curation"):
+        shutil.copytree(own / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(module, "_CODE", tmp_path)
+    before = {module.code_digest.__wrapped__()}
+    for name in ("curation/embedding.py", "curation/parts.py", "data/decoding.py", "features/images.py"):
+        with (tmp_path / name).open("a") as file:
+            file.write("# another line\n")
+        assert module.code_digest.__wrapped__() not in before, name
+        before.add(module.code_digest.__wrapped__())

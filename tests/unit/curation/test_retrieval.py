@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from components.curation import retrieval as module
 from components.curation.queries import draw_queries
 from components.curation.retrieval import Retrieved, RetrieveParams, retrieve
 from components.errors import UserError
+from components.features.search import top_k
 
 
 def unit(rows: int, seed: int) -> np.ndarray:
@@ -44,11 +46,59 @@ def test_off_topic_images_are_left_out() -> None:
 def test_neighbours_are_doubled_until_enough_is_kept() -> None:
     found = retrieve(unit(100, 0), {"all": unit(2, 1)}, params(neighbours=2, min_share=0.5), "cpu")
     assert len(found.rows) >= 50
-    assert found.neighbours.shape[1] in (32, 64)
+    assert found.reach in (32, 64)
+    assert found.neighbours.shape == (2, 2), "what is brought in for min_share alone is not recorded"
+
+
+def doubled_by_hand(base: np.ndarray, queries: np.ndarray, k: int, share: float, cap: int | None) -> tuple[int, list]:
+    """The whole similarity of all with all, and one more look at it for every doubling."""
+    similarity = queries @ base.T
+    ranks = np.argsort(np.argsort(-similarity, axis=1, kind="stable"), axis=1)
+    while True:
+        near = ranks < k
+        best = [(ranks[near[:, row], row].min(), row) for row in near.any(axis=0).nonzero()[0].tolist()]
+        order = sorted(best, key=lambda one: (one[0], -similarity[ranks[:, one[1]] == one[0], one[1]].max()))
+        rows = sorted(row for _, row in order[:cap])
+        if len(rows) >= share * len(base) or (cap is not None and len(order) >= cap) or k >= len(base):
+            return k, rows
+        k = min(2 * k, len(base))
+
+
+@pytest.mark.parametrize("ranked", [1, 1000, 1 << 22], ids=["each query", "some", "all queries"])
+@pytest.mark.parametrize(("share", "cap"), [(0.3, None), (0.8, None), (1.0, None), (0.8, 60)])
+def test_one_ranking_brings_in_what_a_search_for_every_doubling_does(
+    share: float, cap: int | None, ranked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RANKED", ranked)
+    base, queries = unit(300, 0), unit(7, 1)
+    found = retrieve(base, {"all": queries}, params(neighbours=3, min_share=share, cap=cap), "cpu")
+    assert (found.reach, found.rows.tolist()) == doubled_by_hand(base, queries, 3, share, cap)
+
+
+def test_the_images_are_searched_once_however_often_the_reach_is_doubled(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(module, "top_k", lambda some, base, k: asked.append(k) or top_k(some, base, k), raising=True)
+    retrieve(unit(400, 0), {"all": unit(2, 1)}, params(neighbours=2, min_share=0.9), "cpu")
+    assert asked == [2]
+
+
+def test_more_neighbours_than_can_be_recorded_name_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_NEIGHBOURS", 60)
+    with pytest.raises(UserError, match=r"7 queries with 9 neighbours each.*lower retrieve\.queries"):
+        retrieve(unit(100, 0), {"all": unit(7, 1)}, params(neighbours=9), "cpu")
+    assert retrieve(unit(8, 0), {"all": unit(7, 1)}, params(neighbours=9), "cpu").neighbours.shape == (7, 8)
 
 
 def test_more_neighbours_than_images_chooses_all() -> None:
     assert len(retrieve(unit(10, 0), {"all": unit(1, 1)}, params(neighbours=50), "cpu").rows) == 10
+
+
+def test_sets_of_which_auto_would_make_nothing_are_an_error() -> None:
+    chosen = params(mode="auto", sets={"pets": {"match": "pets/*"}})
+    assert chosen.resolved(own_evaluation=True).mode == "knn"
+    with pytest.raises(UserError, match=r"retrieve\.sets.*--eval"):
+        chosen.resolved(own_evaluation=False)
+    assert params(mode="auto").resolved(own_evaluation=False).mode == "all"
 
 
 def test_mode_all_keeps_everything_and_scores_it() -> None:

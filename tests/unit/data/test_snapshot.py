@@ -147,10 +147,10 @@ def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: 
 
 def test_a_record_of_what_went_that_cannot_be_read_is_left_as_it_is(folder: Path, bare_settings: Settings) -> None:
     params = load_params(ROOT / "params.yaml").model_copy(update={"snapshot": SnapshotParams(source=str(folder))})
-    refresh_source(params, bare_settings)
+    refresh_locks(params, bare_settings)
     (folder / "cat" / "0.jpg").unlink()
     record = bare_settings.root / "data" / "source.removed"
     record.write_text("<<<<<<< HEAD\n")
     with pytest.raises(UserError, match=r"source\.removed: line 1 is damaged: restore it with git"):
-        refresh_source(params, bare_settings)
+        refresh_locks(params, bare_settings)
     assert record.read_text() == "<<<<<<< HEAD\n"

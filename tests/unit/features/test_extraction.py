@@ -26,6 +26,9 @@ class Memory:
     def read(self, image_id: str) -> bytes:
         return self.files[image_id]
 
+    def prefetch(self, image_ids: list[str]) -> None:
+        """All are in memory already."""
+
 
 def _encoded(seed: int) -> bytes:
     pixels = np.random.default_rng(seed).integers(0, 256, (12, 16, 3), dtype=np.uint8)
@@ -52,6 +55,14 @@ def test_features_are_the_models_own_for_any_batch_size(model: VisionTransformer
         torch.testing.assert_close(found.last, tokens.cls, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(found.patch_mean, tokens.patches.mean(dim=1), rtol=1e-4, atol=1e-5)
         assert found.cls.shape == (40, 2, 8), "a backbone of two blocks has the features of two"
+
+
+def test_the_reader_is_told_of_every_batch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, told = Memory(10), []
+    monkeypatch.setattr(reader, "prefetch", told.append, raising=False)
+    ids = sorted(reader.files)
+    list(batches(reader, ids, PREPROCESS, 4))
+    assert [one for one in told if one] == [ids[:4], ids[4:8], ids[8:]]
 
 
 def test_an_image_that_does_not_decode_is_named_by_its_reason(model: VisionTransformer) -> None:

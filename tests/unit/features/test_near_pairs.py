@@ -3,7 +3,7 @@ import torch
 
 from components.errors import UserError
 from components.features import near_pairs as module
-from components.features.near_pairs import near_pairs
+from components.features.near_pairs import Wanted, near_pairs
 
 
 def unit(rows: int, seed: int = 0, dim: int = 8) -> torch.Tensor:
@@ -54,6 +54,34 @@ def test_more_pairs_than_admitted_name_the_remedy() -> None:
     with pytest.raises(UserError, match=r"more than 5 pairs of 40 vectors.*raise it"):
         near_pairs(unit(40), -1.0, most=5)
     assert len(near_pairs(unit(4), -1.0, most=6).pairs) == 6
+
+
+def test_each_vector_has_its_bound_and_two_that_are_set_aside_are_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 16)
+    vectors, aside = unit(90), torch.arange(90) % 3 == 0
+    bounds = torch.where(aside, 0.5, 0.8)
+    needed = torch.minimum(bounds[:, None], bounds[None])
+    near = torch.triu((vectors @ vectors.T >= needed) & ~(aside[:, None] & aside[None]), diagonal=1)
+    found = near_pairs(vectors, Wanted(bounds, aside))
+    assert found.pairs.tolist() == near.nonzero().tolist()
+    assert len(near_pairs(vectors, Wanted(bounds, aside), most=len(found.pairs)).pairs) == len(found.pairs)
+
+
+def test_too_many_pairs_are_noticed_before_they_take_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the block that has them: not when the strip is done, which on a GPU is out of memory by then."""
+    columns: list[int] = []
+    counting = module._counting
+
+    def recorded(similarity: torch.Tensor, rows: torch.Tensor, which: slice, wanted: Wanted) -> torch.Tensor:
+        columns.append(which.start)
+        return counting(similarity, rows, which, wanted)
+
+    monkeypatch.setattr(module, "BLOCK", 8)
+    monkeypatch.setattr(module, "_counting", recorded)
+    with pytest.raises(UserError, match="more than 50 pairs of 80 vectors"):
+        near_pairs(unit(80), -1.0, most=50, threads=1)
+    assert columns[:2] == [0, 8], "28 pairs are admitted, 64 more are not"
+    assert columns[2:] == list(range(8, 80, 8))[: len(columns) - 2], "others stop at their first block"
 
 
 def test_the_threads_of_torch_are_what_they_were() -> None:

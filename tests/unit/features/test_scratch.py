@@ -1,8 +1,11 @@
 import os
+import resource
+import signal
 
 import numpy as np
 import pytest
 
+from components.errors import UserError
 from components.features import scratch as module
 from components.features.scratch import scratch
 
@@ -16,6 +19,20 @@ def test_an_array_holds_what_is_written_wherever_it_lies(limit: int, monkeypatch
     found[2] = 7
     found[4, 1] = np.arange(3)
     assert found.sum() == 7 * 12 + 3
+
+
+def test_the_space_of_the_file_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without room the error comes here, and not as a signal when a page is written."""
+    monkeypatch.setattr(module, "IN_MEMORY", 0)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"no space left in .* for 4,000,000 bytes"):
+            scratch((1_000_000,), np.float32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def test_the_file_has_no_name(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:

@@ -1,7 +1,12 @@
+import threading
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
+from components.features import thumbnails as module
 from components.features.thumbnails import SIDE, load_thumbnails, normalise_contrast, opponent_planes, thumbnail
 from tests.textures import Files, jpeg, texture
 
@@ -18,6 +23,34 @@ def test_thumbnails_come_in_the_order_of_the_ids() -> None:
 
 def test_no_ids_give_no_thumbnails() -> None:
     assert load_thumbnails(Files({}), []).shape == (0, SIDE, SIDE, 3)
+
+
+def test_the_reader_is_told_of_a_chunk_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHUNK", 4)
+    told: list[str] = []
+    names = [f"{number:02d}" for number in range(11)]
+
+    class Asked(Files):
+        def prefetch(self, image_ids: Sequence[str]) -> None:
+            told.extend(image_ids)
+
+        def read(self, image_id: str) -> bytes:
+            assert told[: told.index(image_id) + 1] == names[: names.index(image_id) + 1]
+            return super().read(image_id)
+
+    load_thumbnails(Asked({name: jpeg(texture(int(name))) for name in names}), names)
+    assert told == names
+
+
+def test_so_many_threads_decode_as_are_asked_for() -> None:
+    together = threading.Barrier(5, timeout=10)
+
+    class Waiting(Files):
+        def read(self, image_id: str) -> bytes:
+            together.wait()
+            return super().read(image_id)
+
+    load_thumbnails(Waiting({str(one): jpeg(texture(one)) for one in range(5)}), list("01234"), threads=5)
 
 
 def test_brightness_and_contrast_cancel() -> None:

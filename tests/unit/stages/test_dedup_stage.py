@@ -18,6 +18,7 @@ from components.data.snapshot import SnapshotParams, take_snapshot
 from components.data.tables import read_table
 from components.errors import UserError
 from components.features.descriptor import descriptor_name
+from components.features.thumbnails import load_thumbnails
 from components.settings import Settings
 from components.stages import dedup, embed, ingest, paths
 from tests.textures import jpeg, texture
@@ -85,6 +86,19 @@ def test_copies_and_leaks_go_whoever_searches(context: Any, exact_up_to: int) ->
     assert metrics["search_recall"] == 1.0
     assert (metrics["duplicates"], metrics["leaks"], metrics["kept"]) == (4, 2, 12)
     assert context.logged == ["duplicates.png", "leaks.png"]
+
+
+def test_as_many_threads_decode_as_the_settings_say(context: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: set[int] = set()
+
+    def recorded(reader: Any, ids: list[str], *, threads: int, **more: Any) -> np.ndarray:
+        asked.add(threads)
+        return load_thumbnails(reader, ids, threads=threads, **more)
+
+    monkeypatch.setattr(dedup, "load_thumbnails", recorded)
+    context.settings = context.settings.model_copy(update={"threads": 5})
+    dedup.run(DedupParams(neighbours=4), context)
+    assert asked == {5}
 
 
 def test_by_cosine_the_same_is_found(context: Any) -> None:

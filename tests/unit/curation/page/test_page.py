@@ -168,3 +168,14 @@ def test_every_reason_of_the_decoder_is_explained() -> None:
     for reason in [*listed, TOO_MANY_BYTES]:
         assert meaning(reason).title != reason or meaning(reason).why != meaning("unheard of").why
     assert meaning("unheard of").title == "unheard of"
+
+
+def test_a_query_of_two_sets_shows_its_neighbours_once_for_each() -> None:
+    made = make()
+    told = story(made.curation)
+    again = told.neighbours.set_column(0, "set", pa.array(["parts"] * told.neighbours.num_rows))
+    both = replace(told, neighbours=pa.concat_tables([told.neighbours, again]))
+    text = render(made.curation, both, made.reader, AuditParams(examples=200))
+    queries = Reading(text).text["retrieval"].split("query")[1:]
+    assert len(queries) == 2 * len(made.curation.manifest.ids("eval"))
+    assert [one.count("cosine") for one in queries] == [6] * len(queries)
