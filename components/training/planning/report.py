@@ -63,7 +63,10 @@ def _flops(plan: Plan) -> list[str]:
         _row("teacher backbone", f"{flops.teacher * batch / TERA:10.1f}"),
         _row("heads of both", f"{flops.heads * batch / TERA:10.1f}"),
         _row("sum", f"{flops.total * batch / TERA:10.1f}"),
-        _row("of which are run", f"{plan.run_flops.total * batch / TERA:10.1f}  (stochastic depth, last block, recomputation)"),
+        _row(
+            "of which are run",
+            f"{plan.run_flops.total * batch / TERA:10.1f}  (stochastic depth, last block, recomputation)",
+        ),
         *(
             _row("in the last phase", f"{run_flops(work).total * batch / TERA:10.1f}  are run, crops {_crops(work)}")
             for work in plan.workloads[1:]

@@ -15,7 +15,9 @@ from flows.preflight import require_division
 from flows.yaml_text import parse
 
 ROOT = Path(__file__).parents[3]
-COMMANDS = [line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"(\S+=\d+ )?selfsight run", line)]
+COMMANDS = [
+    line for line in (ROOT / "README.md").read_text().splitlines() if re.match(r"(\S+=\d+ )?selfsight run", line)
+]
 GPUS_OF_A_NODE = int(re.findall(r"--gpus-per-node=(\d+)", (ROOT / "infra/slurm/train.sbatch").read_text())[0])
 
 

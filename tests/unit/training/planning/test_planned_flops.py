@@ -64,7 +64,9 @@ def test_model_flops_of_the_backbone_are_those_of_every_token_at_full_depth(case
     with FlopCounterMode(display=False) as counter:
         outputs = student(batch_of(params).crops)
         torch.stack([part.float().sum() for tokens in outputs for part in tokens]).sum().backward()
-    assert model_flops(pretraining(params, params.views)).backbone * IMAGES == pytest.approx(counter.get_total_flops(), rel=TOLERANCE)
+    assert model_flops(pretraining(params, params.views)).backbone * IMAGES == pytest.approx(
+        counter.get_total_flops(), rel=TOLERANCE
+    )
 
 
 def test_the_expected_number_of_masked_patches_is_near_what_is_drawn() -> None:

@@ -107,7 +107,9 @@ def test_tiles_keep_gradients_instead_of_logits(case: str) -> None:
     student = with_patch_rows(pretraining(tiled, tiled.views), rows).student
     planned = IMAGES * saved_by_backbone(student, 4) + saved_by_heads(student, 4, IMAGES)
     assert planned == pytest.approx(found, rel=TOLERANCE)
-    assert transient_in_heads(student, 4, 256) == transient_in_heads(student, 4, 512), "a tile does not grow with the batch"
+    assert transient_in_heads(student, 4, 256) == transient_in_heads(student, 4, 512), (
+        "a tile does not grow with the batch"
+    )
 
 
 @pytest.mark.parametrize("gpus", [2, 8])
