@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.data.crop_kernels import colour_crops
 from components.data.resampling import batched_product
 from components.data.views import IMAGENET_MEAN, IMAGENET_STD, Draws
 
@@ -30,6 +29,8 @@ def augment(crops: Crops, draws: Draws, blur_kernel: int) -> Crops:
         Normalised with ImageNet's mean and standard deviation.
     """
     if crops.device.type == "cpu":
+        from components.data.crop_kernels import colour_crops
+
         crops = crops.contiguous()
         colour_crops(
             crops.numpy(),

@@ -27,8 +27,11 @@ def compiled(function: _Kernel) -> _Kernel:
 
     Sums may be taken in any order, which is what lets the compiler use vectors; they are the same on every run.
     """
-    decorated = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "contract", "nnan", "nsz"}, error_model="numpy")
-    return cast(_Kernel, decorated(function))
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nnan", "nsz"}, "error_model": "numpy"}
+    try:
+        return cast(_Kernel, numba.njit(cache=True, **options)(function))
+    except RuntimeError:  # no folder for the code can be written: each process compiles
+        return cast(_Kernel, numba.njit(**options)(function))
 
 
 @compiled

@@ -13,8 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from components.data.crop_kernels import crop_image
-
 CHUNK_BYTES = 256 << 20
 """Of images as floats, repeated for each of their crops, that are resampled at a time."""
 _SUPPORT = 2.0
@@ -36,6 +34,8 @@ def resampled(
     """
     if device.type != "cpu":
         return multiplied(images, boxes, size, device)
+    from components.data.crop_kernels import crop_image
+
     crops = torch.empty(len(boxes), 3, size, size)
     for row, image in enumerate(images):
         crop_image(np.ascontiguousarray(image), boxes, crops.numpy(), row, len(images))

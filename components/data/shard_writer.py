@@ -92,9 +92,20 @@ def is_whole(path: Path, members: Sequence[Member]) -> bool:
 
 
 def _header(member: Member) -> bytes:
-    header = tarfile.TarInfo(f"{member.id}.{member.extension}")
-    header.size = member.nbytes
-    return header.tobuf(tarfile.USTAR_FORMAT)
+    """A block as `tarfile` makes it: only name, size and checksum are not those of every other member."""
+    name = f"{member.id}.{member.extension}".encode()
+    size = b"%011o" % member.nbytes
+    checksum = b"%06o" % (_COMMON_SUM + sum(name) + sum(size))
+    return b"".join((
+        name, _COMMON[len(name) : _SIZE.start], size, _COMMON[_SIZE.stop : _CHECKSUM.start], checksum,
+        _COMMON[_CHECKSUM.stop :],
+    ))  # fmt: skip
+
+
+_SIZE, _CHECKSUM = slice(124, 135), slice(148, 154)
+"""Digits of a header's numbers (POSIX.1-1988, ustar)."""
+_COMMON = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
+_COMMON_SUM = sum(_COMMON[: _SIZE.start] + _COMMON[_SIZE.stop : 148] + b" " * 8 + _COMMON[156:])
 
 
 def _padding(member: Member) -> bytes:

@@ -27,7 +27,7 @@ from components.tracking import Run, attach_run
 from components.tracking.locking import file_lock
 from components.training import distill, pretrain
 from components.training.bucket_copies import BucketCopies
-from components.training.checkpoint import LOCK, CheckpointStore
+from components.training.checkpoint import LOCK, CheckpointError, CheckpointStore
 from components.training.ema import MovingAverage
 from components.training.engine import Engine, join_processes, own_device
 from components.training.fast_path import checkpoint_activations, compile_blocks
@@ -268,7 +268,11 @@ def _resume(state: TrainingState, job: Job, standing: Standing, recorded: dict[s
     if chosen[0] is None:
         state.start_at(0)
         return
-    found = state.load(chosen[0])
+    try:
+        found = state.load(chosen[0])
+    except CheckpointError as error:
+        remedy = f"go on with the code that wrote it, or delete {chosen[0].parent}: the run then starts anew"
+        raise UserError(f"{chosen[0]} cannot be gone on from: {error}", remedy=remedy) from None
     standing.restore(found)
     state.start_at(standing.step)
     if dist.get_rank() == 0:

@@ -211,7 +211,7 @@ class StoredPieces:
 
     def of_process(self, rank: int, name: str) -> Tensor | None:
         """Bytes that one process alone wrote; None if there was no such process."""
-        if rank >= len(self._open):
+        if rank >= len(self._open) or name not in self._starts[rank]:
             return None
         found = torch.empty(self._open[rank].numel(name), dtype=torch.uint8)
         self._open[rank].read(name, 0, found)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.data.shard_writer import ShardWriter
+from components.data import shard_writer
+from components.data.shard_writer import Member, ShardWriter
 from components.data.shards import ShardReader
 from components.errors import UserError
 
@@ -140,3 +141,11 @@ def test_a_folder_without_images_has_an_empty_index(tmp_path: Path) -> None:
     reader = write(tmp_path / "shards", {})
     assert len(reader) == 0
     assert "0" * 64 not in reader
+
+
+@pytest.mark.parametrize("nbytes", [0, 1, 2000, 2**30 - 1, 2**33 - 1])
+def test_the_header_of_a_member_is_that_of_tarfile(nbytes: int) -> None:
+    for image_id, extension in (("ab" * 32, "jpg"), ("0f" * 32, "webp")):
+        plain = tarfile.TarInfo(f"{image_id}.{extension}")
+        plain.size = nbytes
+        assert shard_writer._header(Member(image_id, extension, nbytes, 512)) == plain.tobuf(tarfile.USTAR_FORMAT)
