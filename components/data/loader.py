@@ -5,6 +5,8 @@ import threading
 import time
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +27,27 @@ PREFETCHED = 2
 """Batches that are made ahead."""
 ANNOUNCED = 2
 """Batches whose bytes are asked for before the one that is made."""
+
+
+class MadeAhead(NamedTuple):
+    """A batch on its way from the thread that makes it.
+
+    Attributes:
+        batch: its tensors may still be in the making.
+        done: when they are made; None: they are.
+    """
+
+    batch: CropBatch
+    done: torch.cuda.Event | None
+
+    def received(self) -> CropBatch:
+        """The batch, for the stream that is current here; that one waits, this thread does not."""
+        if self.done is not None:
+            stream = torch.cuda.current_stream(self.batch.masks.device)
+            stream.wait_event(self.done)
+            for tensor in (*self.batch.crops, self.batch.masks):
+                tensor.record_stream(stream)  # else its memory could be taken again while it is read
+        return self.batch
 
 
 class CropLoader:
@@ -119,7 +142,7 @@ class CropLoader:
                 self.waited_s += time.perf_counter() - began
                 yield made
             return
-        ready: queue.Queue[CropBatch | BaseException] = queue.Queue(PREFETCHED)
+        ready: queue.Queue[MadeAhead | BaseException] = queue.Queue(PREFETCHED)
         stopping = threading.Event()
         thread = threading.Thread(
             target=self._make_ahead, args=(wanted, micros, ready, stopping), name="loader", daemon=True
@@ -132,7 +155,7 @@ class CropLoader:
                 self.waited_s += time.perf_counter() - began
                 if isinstance(item, BaseException):
                     raise item
-                yield item
+                yield item.received()
         finally:
             stopping.set()
             while thread.is_alive():
@@ -155,16 +178,20 @@ class CropLoader:
         self,
         wanted: list[tuple[int, int]],
         micros: int,
-        ready: "queue.Queue[CropBatch | BaseException]",
+        ready: "queue.Queue[MadeAhead | BaseException]",
         stopping: threading.Event,
     ) -> None:
+        # on the stream that all threads share, every copy to the device would wait for the step that trains
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
         try:
             for place, (step, micro) in enumerate(wanted):
                 if stopping.is_set():
                     return
                 for later in wanted[place + 1 if place == 0 else place + ANNOUNCED : place + ANNOUNCED + 1]:
                     self._announce(*later, micros)
-                ready.put(self.batch(step, micro=micro, micros=micros))
+                with nullcontext() if stream is None else torch.cuda.stream(stream):
+                    made = self.batch(step, micro=micro, micros=micros)
+                ready.put(MadeAhead(made, None if stream is None else stream.record_event()))
         except BaseException as error:  # handed to the consumer, which raises it
             ready.put(error)
 
@@ -217,7 +244,7 @@ def _own_device(device: str) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 
-def _drain(ready: "queue.Queue[CropBatch | BaseException]") -> None:
+def _drain(ready: "queue.Queue[MadeAhead | BaseException]") -> None:
     while True:
         try:
             ready.get_nowait()

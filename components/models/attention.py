@@ -16,6 +16,8 @@ from components.models.layers import Linear
 Shape = tuple[int, int]
 Kernel = Literal["plain", "flash", "efficient"]
 _BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "efficient": SDPBackend.EFFICIENT_ATTENTION}
+_required: set[tuple[torch.dtype, int]] = set()
+"""Precision and width of the heads for which `require_kernel` has found the kernel, with and without gradients."""
 
 
 def packed_attention(
@@ -34,8 +36,9 @@ def packed_attention(
     if kernel == "plain":
         apply: Callable[..., Tensor] = _PlainAttention.apply
         return apply(qkv, shapes, heads)
-    # on a CPU there is one fused kernel; in training on a GPU the one that is wanted runs, or nothing does
-    required = sdpa_kernel(_BACKENDS[kernel]) if qkv.is_cuda and training else nullcontext()
+    # on a CPU there is one fused kernel; on a GPU the one that was asked for runs, or nothing does
+    wanted = qkv.is_cuda and (qkv.dtype, qkv.shape[1] // (3 * heads)) in _required
+    required = sdpa_kernel(_BACKENDS[kernel]) if wanted else nullcontext()
     parts = []
     with required:
         for (batch, tokens), part in zip(shapes, _sections(qkv, shapes), strict=True):
@@ -66,7 +69,9 @@ def attention_kernel(device: str, dtype: torch.dtype, tokens: int, *, training: 
 
 
 def require_kernel(device: str, dtype: torch.dtype, *, head_width: int, tokens: Sequence[int]) -> str:
-    """Checks that the kernels of training run on this device.
+    """Checks that the kernels of training run on this device, and sees to it that no others do from then on.
+
+    What computes without gradients (the teacher) is held to them, too.
 
     Args:
         device: `cpu`, `cuda` or `cuda:N`.
@@ -84,9 +89,12 @@ def require_kernel(device: str, dtype: torch.dtype, *, head_width: int, tokens: 
     kernel = attention_kernel(kind, dtype, max(tokens), training=True)
     if kind != "cpu":
         probe = torch.zeros(max(tokens), 3 * head_width, dtype=dtype, device=device, requires_grad=True)
+        _required.add((dtype, head_width))
         try:
             torch.autograd.grad(packed_attention(probe, [(1, max(tokens))], 1).sum(), probe)
+            packed_attention(probe.detach(), [(1, max(tokens))], 1)
         except RuntimeError as error:
+            _required.discard((dtype, head_width))
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"this GPU has no {kernel} attention for heads of {head_width} in {dtype} ({reason})",

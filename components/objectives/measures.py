@@ -33,43 +33,43 @@ def usage_of_mean(mean: Float[Tensor, " prototypes"]) -> Float[Tensor, ""]:
 
 
 def feature_std(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
-    """Standard deviation over the batch of L2-normalised features, times the root of dim: 0 at collapse, near 1."""
-    unit = F.normalize(features.float(), dim=-1)
-    spread: Tensor = unit.std(dim=0, correction=0).mean()
-    scale: float = features.shape[1] ** 0.5
-    return spread * scale
+    """Standard deviation over the batch of L2-normalised features, times the root of dim: 0 at collapse, near 1.
+
+    A collective; every process has the same number of rows.
+    """
+    unit = F.normalize(features.float(), dim=-1).double()
+    mean, square = _mean_over_processes(torch.stack([unit.mean(dim=0), unit.square().mean(dim=0)]))
+    spread = (square - mean.square()).clamp(min=0.0).sqrt().mean()
+    return (spread * features.shape[1] ** 0.5).float()
 
 
 def effective_rank(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
     """Exponential of the entropy of the centred features' singular values (Roy & Vetterli 2007).
 
-    Not a number where a feature is none: singular values cannot be computed then, and torch would raise.
+    They are the roots of the eigenvalues of a matrix of dim x dim, whatever the number of rows and processes. Not a
+    number where a feature is none: eigenvalues cannot be computed then, and torch would raise.
+
+    A collective; every process has the same number of rows.
     """
-    centred = features.float() - features.float().mean(dim=0)
-    values = torch.linalg.svdvals(centred.nan_to_num(0.0, 0.0, 0.0))
+    rows = features.double()
+    centred = rows - _mean_over_processes(rows.mean(dim=0))
+    products = _mean_over_processes(centred.mT @ centred)
+    found = torch.linalg.eigvalsh(products.nan_to_num(0.0, 0.0, 0.0))
+    # what rounding leaves of a direction that there is not; its root would count
+    found = torch.where(found > found[-1] * len(found) * torch.finfo(found.dtype).eps, found, 0.0)
+    values = found.sqrt()
     rank = entropy((values / values.sum().clamp(min=1e-12))[None]).exp()
-    return torch.where(centred.isfinite().all(), rank, torch.nan)
+    return torch.where(products.isfinite().all(), rank, torch.nan).float()
 
 
 def of_features(rows: Float[Tensor, "rows dim"], prefix: str = "") -> dict[str, Float[Tensor, ""]]:
     """`feature_std` and `effective_rank` of the rows of all processes, by name after the prefix. A collective."""
-    features = rows_of_all_processes(rows)
-    return {f"{prefix}feature_std": feature_std(features), f"{prefix}effective_rank": effective_rank(features)}
+    return {f"{prefix}feature_std": feature_std(rows), f"{prefix}effective_rank": effective_rank(rows)}
 
 
 def teacher_student_cosine(student: Float[Tensor, "rows dim"], teacher: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
     """Mean cosine between the features of student and teacher."""
     return F.cosine_similarity(student.float(), teacher.float(), dim=-1).mean()
-
-
-def rows_of_all_processes(rows: Float[Tensor, "rows dim"]) -> Float[Tensor, "all_rows dim"]:
-    """The rows of all processes, which have the same number of them, in fp32. A collective."""
-    rows = rows.float().contiguous()
-    if not _several_processes():
-        return rows
-    found = rows.new_empty(dist.get_world_size() * len(rows), rows.shape[1])
-    dist.all_gather_into_tensor(found, rows)
-    return found
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:

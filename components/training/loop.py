@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -172,13 +173,13 @@ class TrainingLoop:
         values = self._schedules.at(step)
         objective = cast(Objective, self._engine.module)
         measure = (step + 1) % self._params.log_every == 0 or step + 1 == self._schedules.steps
-        state = StepState(
-            step=step, seed=self._params.seed, teacher_temperature=values.teacher_temperature, measure=measure
-        )
+        state = StepState(step=step, seed=self._params.seed, teacher_temperature=values.teacher_temperature)
         parts: list[dict[str, torch.Tensor]] = []
         ids: list[tuple[str, ...]] = []
         for micro in range(self._engine.micro_batches):
             batch = next(batches)
+            # the measures of one part of the batch are enough, and each costs collectives
+            state = replace(state, measure=measure and micro == 0)
             losses: Losses = self._engine.forward(batch=batch, state=state)
             self._engine.backward(losses.loss, last=micro + 1 == self._engine.micro_batches)
             parts.append(losses.parts)
@@ -228,7 +229,8 @@ class TrainingLoop:
         """Adds up over processes, in one collective: metrics, squares of norms, and the wishes to stop or to save."""
         world = dist.get_world_size()
         names = list(parts[0])
-        means = torch.stack([torch.stack([part[name] for part in parts]).double().mean() for name in names]) / world
+        found = [torch.stack([part[name] for part in parts if name in part]) for name in names]
+        means = torch.stack([values.double().mean() for values in found]) / world
         if self._engine.layout.replicated:
             squares = squares / world
         due = dist.get_rank() == 0 and time.monotonic() - self._saved_at >= self._params.checkpoint.seconds
@@ -238,9 +240,8 @@ class TrainingLoop:
         modules = len(squares)
         norms, means = together[:modules], together[modules + 2 :]
         stop, save = (together[modules : modules + 2] > 0).tolist()
-        found = dict(zip(names, means.tolist(), strict=True))
         finite = bool(norms.isfinite().all()) and bool(torch.isfinite(means[names.index("loss")]))
-        return Report(found, norms.sqrt(), finite, stop, save)
+        return Report(dict(zip(names, means.tolist(), strict=True)), norms.sqrt(), finite, stop, save)
 
     def _named_norms(self, report: Report) -> dict[str, float]:
         names = [f"gradient_norm.{module}" for module in self._norms.modules]

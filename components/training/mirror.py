@@ -18,6 +18,9 @@ _COPYING = ".copying-"
 class Mirror:
     """Uploads in a thread of its own. A bucket that is away is a warning; the next checkpoint is another attempt.
 
+    Nothing is uploaded before the copies of another run are gone: of theirs and of this run's, the higher steps would
+    stay.
+
     Files are uploaded from hard links: the store may delete the checkpoint meanwhile. Of checkpoints that come faster
     than they can be uploaded, the newest one counts.
 
@@ -33,6 +36,7 @@ class Mirror:
         self._waiting: Path | None = None
         self._discard: int | None = None
         self._abort = True
+        self._asked = False
         self._closing = False
         for leftover in store.folder.glob(f"{_COPYING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -52,6 +56,7 @@ class Mirror:
             return
         with self._change:
             obsolete, self._waiting = self._waiting, links
+            self._asked = True
             self._change.notify()
         if obsolete is not None and obsolete != links:
             shutil.rmtree(obsolete, ignore_errors=True)
@@ -59,9 +64,11 @@ class Mirror:
     def start_at(self, step: int) -> None:
         """The run starts, or goes back to, this step: copies of later ones are not of it."""
         with self._change:
-            self._discard = step
+            # what an attempt has left to do is not yet done
+            self._discard = step if self._discard is None else min(step, self._discard)
             if self._waiting is not None and step_of(self._waiting.name.removeprefix(_COPYING)) > step:
                 self._waiting = None
+            self._asked = True
             self._change.notify()
 
     def close(self, patience: float) -> bool:
@@ -75,6 +82,7 @@ class Mirror:
         """
         with self._change:
             self._closing = True
+            self._asked = self._asked or self._waiting is not None or self._discard is not None
             self._change.notify()
         self._thread.join(patience)
         if self._thread.is_alive():
@@ -82,16 +90,10 @@ class Mirror:
         return not self._thread.is_alive()
 
     def _work(self) -> None:
-        while True:
-            with self._change:
-                self._change.wait_for(lambda: self._waiting or self._closing or self._discard is not None)
-                links, step = self._waiting, self._discard
-                if links is None and step is None:
-                    return
-                self._waiting = self._discard = None
+        while self._wait():
+            links = None
             try:
-                if step is not None:
-                    self._tidy(step)
+                links = self._next()
                 if links is not None:
                     self._copies.upload(links, links.name.removeprefix(_COPYING))
             except (UserError, OSError) as error:
@@ -99,9 +101,27 @@ class Mirror:
             finally:
                 if links is not None:
                     shutil.rmtree(links, ignore_errors=True)
+        if self._waiting is not None:
+            shutil.rmtree(self._waiting, ignore_errors=True)
 
-    def _tidy(self, step: int) -> None:
-        if self._abort:
-            self._abort = False
-            self._copies.abort_uploads()
-        self._copies.discard_above(step)
+    def _wait(self) -> bool:
+        """Until there is something to do, or, False, there will be nothing more."""
+        with self._change:
+            self._change.wait_for(lambda: self._asked or self._closing)
+            asked, self._asked = self._asked, False
+            return asked
+
+    def _next(self) -> Path | None:
+        """The checkpoint to upload, once the bucket holds none of another run; what fails is tried again next time."""
+        while True:
+            with self._change:
+                if (step := self._discard) is None:
+                    links, self._waiting = self._waiting, None
+                    return links
+            if self._abort:
+                self._copies.abort_uploads()
+                self._abort = False
+            self._copies.discard_above(step)
+            with self._change:
+                if self._discard == step:
+                    self._discard = None

@@ -20,6 +20,7 @@ from components.data.tables import read_table
 from components.data.views import ViewParams
 from components.errors import UserError, no_space_is_a_user_error
 from components.models.attention import require_kernel
+from components.models.vit import VisionTransformer
 from components.objectives import Objective
 from components.parameters import validate
 from components.settings import get_settings
@@ -107,7 +108,7 @@ def _train(
     schedules, phases = params.schedules(total), params.phases(total)
     objective = _objective(job, params)
     groups = parameter_groups(objective.named_parameters(), params.groups, depth=params.model.depth)
-    kernel = _attention(job, params, phases)
+    kernel = attention(objective, params, phases, device=job.device)
     checkpoint_activations(objective, params.engine)
     engine = Engine(objective, groups, params.engine, images=share, device=job.device)
     compile_blocks(engine.module, params.engine, device=job.device)
@@ -207,13 +208,17 @@ def _objective(job: Job, params: TrainingParams) -> Objective:
     return objective
 
 
-def _attention(job: Job, params: TrainingParams, phases: Sequence[Phase]) -> str:
-    """The attention kernel of this run, which a GPU must have."""
+def attention(objective: Objective, params: TrainingParams, phases: Sequence[Phase], *, device: str) -> str:
+    """The attention kernel of a run, which a GPU must have for heads as wide as those of student and teacher."""
     precision = torch.bfloat16 if params.engine.precision == "bf16" else torch.float32
     sizes = [phase.views.global_size for phase in phases]
     tokens = [1 + params.model.registers + (size // params.model.patch_size) ** 2 for size in sizes]
-    head_width = params.model.width // params.model.heads
-    return require_kernel(own_device(job.device), precision, head_width=head_width, tokens=tokens)
+    models = [params.model, *(module.config for module in objective.modules() if isinstance(module, VisionTransformer))]
+    kernels = [
+        require_kernel(own_device(device), precision, head_width=width, tokens=tokens)
+        for width in dict.fromkeys(model.width // model.heads for model in models)
+    ]
+    return kernels[0]
 
 
 def _announce(job: Job, params: TrainingParams, engine: Engine, schedules: Schedule) -> None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -38,6 +39,13 @@ def batch_of(params: PretrainParams, step: int, first: int, count: int) -> CropB
         torch.arange(first, first + count),
         step,
     )
+
+
+class PlainAdamW(torch.optim.AdamW):
+    """Weight after weight, as the formulas say."""
+
+    def __init__(self, *groups: Any, **options: Any) -> None:
+        super().__init__(*groups, **{**options, "fused": False, "foreach": False})
 
 
 def train(**changes: Any) -> dict[str, Any]:
@@ -103,6 +111,8 @@ def main() -> None:
     torch.set_num_threads(1)
     join_processes("cpu")
     results = {name: train(**changes) for name, changes in cases()}
+    with patch.object(torch.optim, "AdamW", PlainAdamW):
+        results["plain AdamW"] = train()
     torch.save(results, folder / f"results-{dist.get_world_size()}-{dist.get_rank()}.pt")
     dist.barrier()
     dist.destroy_process_group()

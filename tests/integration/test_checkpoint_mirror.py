@@ -3,12 +3,14 @@
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from failing_line import Line, failing_line
 from s3_server import s3_server
 
 from components.errors import UserError
@@ -172,6 +174,29 @@ def test_a_bucket_that_is_away_is_a_warning_in_training_and_an_error_before_it(
         assert "checkpoints cannot be copied" in caplog.text
         with pytest.raises(UserError, match="EndpointConnectionError"):
             away.fetch(store, accept)
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "list-type"), ("DELETE", f"step-00000050/{MANIFEST}")])
+def test_F9_what_could_not_be_removed_is_removed_before_the_next_copy(
+    s3: Any, endpoint: str, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch, method: str, path: str
+) -> None:
+    """Else the later steps of the run before would stay, and this run's copies be dropped as the oldest."""
+    from components.training import bucket_copies
+
+    for step in (40, 50):
+        copies(endpoint).upload(save(store, step), f"step-{step:08d}")
+    monkeypatch.setattr(bucket_copies, "ATTEMPTS", 1)
+    anew = CheckpointStore(store.folder.parent / "anew", keep=1)
+    with failing_line(Line(endpoint, "503", 1, only=path, methods=(method,))) as line:
+        mirror = Mirror(copies(line.url), anew)
+        mirror.start_at(0)
+        give_up = time.monotonic() + 30
+        while not any(path in seen for _, seen in line.seen) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        mirror.put(save(anew, 10))
+        assert mirror.close(30)
+    assert {key.split("/")[2] for key in keys(s3)} == {"step-00000010"}
+    assert not list(anew.folder.glob(".copying-*"))
 
 
 @pytest.mark.parametrize("address", ["copies/team", "s3://", "s3://user:secret@copies"])

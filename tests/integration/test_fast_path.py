@@ -54,6 +54,11 @@ def test_micro_batches_train_as_the_whole_batch_does(found: Found, processes: in
 
 
 @both
+def test_fused_adamw_trains_as_the_plain_one_does(found: Found, processes: int) -> None:
+    assert_near(found[processes]["default hooks"], found[processes]["plain AdamW"], rtol=1e-5, atol=1e-6)
+
+
+@both
 def test_checkpointed_activations_give_the_same_bits(found: Found, processes: int) -> None:
     result = found[processes]
     assert_equal(result["checkpointed softmax separate"], result["plain softmax separate"])

@@ -1,5 +1,6 @@
 """What Slurm and Kubernetes are given: readable, and in agreement with the settings and with each other."""
 
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,56 @@ def test_a_pod_has_the_time_for_a_checkpoint(manifests: dict[str, Any]) -> None:
 def test_a_stop_after_a_checkpoint_is_no_failure(manifests: dict[str, Any]) -> None:
     from components.training.job import PREEMPTED_EXIT_CODE
 
-    [rule] = manifests["Job"]["spec"]["podFailurePolicy"]["rules"]
-    assert rule["action"] == "Ignore"
-    assert PREEMPTED_EXIT_CODE in rule["onExitCodes"]["values"]
+    rules = {rule["action"]: rule for rule in manifests["Job"]["spec"]["podFailurePolicy"]["rules"]}
+    assert PREEMPTED_EXIT_CODE in rules["Ignore"]["onExitCodes"]["values"]
     assert f"$code == {PREEMPTED_EXIT_CODE} " in (ROOT / "infra/slurm/train.sbatch").read_text()
+
+
+def test_pods_start_again_whatever_their_number_but_not_for_what_the_user_must_mend(manifests: dict[str, Any]) -> None:
+    """A death ends all pods: counted together, eight machines would use up six failures at once."""
+    from components.errors import USER_ERROR_EXIT_CODE
+
+    job = manifests["Job"]["spec"]
+    assert job["backoffLimitPerIndex"] >= Settings(_env_file=None).restarts
+    assert "backoffLimit" not in job
+    rules = {rule["action"]: rule for rule in job["podFailurePolicy"]["rules"]}
+    assert rules["FailJob"]["onExitCodes"]["values"] == [USER_ERROR_EXIT_CODE]
+
+
+@pytest.mark.parametrize(
+    ("codes", "ended", "calls"),
+    [
+        ([0, 0], 0, ["srun", "srun", "selfsight run"]),
+        ([137, 0, 0], 0, ["srun", "srun", "srun", "selfsight run"]),
+        ([1, 1, 1, 0], 1, ["srun", "srun", "srun"]),
+        ([2, 0], 2, ["srun"]),
+        ([75, 0], 75, ["srun", "scontrol requeue 7"]),
+        ([1, 143], 143, ["srun", "srun", "scontrol requeue 7"]),
+    ],
+    ids=["two stages", "a death", "deaths without end", "to be mended", "stopped", "stopped after a death"],
+)
+def test_F4_a_slurm_job_starts_its_machines_again_as_often_as_allowed(
+    tmp_path: Path, codes: list[int], ended: int, calls: list[str]
+) -> None:
+    tools = tmp_path / ".venv" / "bin"
+    tools.mkdir(parents=True)
+    (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
+    fakes = {
+        "srun": 'echo "srun $SELFSIGHT_RENDEZVOUS" >> calls\ncode=$(head -n 1 codes)\nsed -i 1d codes\nexit $code',
+        "scontrol": 'if [[ $1 == show ]]; then echo node0; else echo "scontrol $*" >> calls; fi',
+        "selfsight": 'if [[ $* == run ]]; then echo "selfsight run" >> calls; fi',
+        "dvc": "exit 1",
+    }
+    for name, text in fakes.items():
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (tools / name).chmod(0o755)
+    slurm = {"SUBMIT_DIR": tmp_path, "JOB_ID": 7, "JOB_NODELIST": "node[0-1]", "JOB_NUM_NODES": 2, "CPUS_PER_TASK": 4}
+    environment = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+    done = subprocess.run(
+        ["bash", str(ROOT / "infra/slurm/train.sbatch")], env={"PATH": os.environ["PATH"], **environment}, check=False
+    )
+    made = (tmp_path / "calls").read_text().splitlines()
+    assert done.returncode == ended
+    assert [call.split(" node0")[0] for call in made] == calls
+    starts = [call for call in made if call.startswith("srun")][: codes.index(0) + 1 if 0 in codes else None]
+    assert len(set(starts)) == len(starts), "a store of the start before may still listen"

@@ -13,6 +13,8 @@ WIDTH_MULTIPLE = 256
 TOKEN_MULTIPLE = 8
 USABLE_SHARE = 0.9
 """Of the memory of a GPU: the rest goes to the CUDA context, the communication library and gaps between tensors."""
+TILE_ROWS = 64
+"""Advised where there are none: enough rows for a matrix product, and 64 MiB of logits with 262,144 prototypes."""
 GIB = 2**30
 
 
@@ -70,13 +72,14 @@ def batch_warnings(params: TrainingParams, gpus: int, images: int, dataset: int 
     return found
 
 
-def memory_warnings(need: Callable[[int], float], images: int, available: float) -> list[str]:
+def memory_warnings(need: Callable[[int], float], images: int, available: float, work: BranchWork) -> list[str]:
     """Whether the run fits.
 
     Args:
         need: bytes for so many images of a forward pass.
         images: of a forward pass.
         available: bytes of a GPU.
+        work: of the student.
     """
     usable = USABLE_SHARE * available
     if need(images) <= usable:
@@ -86,6 +89,8 @@ def memory_warnings(need: Callable[[int], float], images: int, available: float)
     )
     said += "usable: "
     smaller = next((count for count in range(images - 1, 1, -1) if images % count == 0 and need(count) <= usable), None)
-    if smaller is None:
-        return [f"{said}take more GPUs, or larger ones"]
-    return [f"{said}set engine.micro_batch to {smaller}, or take more GPUs"]
+    ways = [] if smaller is None else [f"set engine.micro_batch to {smaller}"]
+    ways += [] if work.recompute else ["set engine.activation_checkpointing to true"]
+    ways += [] if work.tile_rows is not None else [f"set objective.tile_rows to {TILE_ROWS}"]
+    more = "take more GPUs, or larger ones" if smaller is None else "take more GPUs"
+    return [said + ", or ".join([*ways, more])]

@@ -2,7 +2,7 @@
 
 *Model FLOPs* are those of the mathematics: every crop at full depth, student forward and backward, teacher and heads;
 they are what one divides by time to compare systems. *Run FLOPs* are what this code does: stochastic depth leaves crops
-out, and the last block goes on with the tokens that are read out.
+out, the last block goes on with the tokens that are read out, and activation checkpointing runs each block once more.
 """
 
 import itertools
@@ -48,9 +48,10 @@ def _flops(workload: Workload, *, run: bool) -> Flops:
     student, teacher = workload.student, workload.teacher
     blocks = _blocks(student, run=run)
     heads = 3 * _heads(student) + _heads(teacher)
+    passes = 4 if run and student.recompute else 3
     return Flops(
         # backward, a layer costs its forward twice: for its input and its weights; images want no gradient
-        backbone=2.0 * (2 * _patch_embedding(student) + 3 * blocks),
+        backbone=2.0 * (2 * _patch_embedding(student) + passes * blocks),
         teacher=2.0 * (_patch_embedding(teacher) + _blocks(teacher, run=run)),
         heads=2.0 * heads,
     )

@@ -67,7 +67,7 @@ def memory(inventory: Inventory, workload: Workload, engine: EngineParams, *, gp
         optimizer=_optimizer(inventory, engine, gpus),
         averages=averages(inventory, engine, gpus),
         activations=images * saved_by_backbone(student, width),
-        heads=saved_by_heads(student, width, images) + transient_logits(student, width, images),
+        heads=saved_by_heads(student, width, images) + transient_in_heads(student, width, images),
         crops=LOADED_BATCHES * images * _crop_bytes(student),
     )
 
@@ -127,6 +127,8 @@ def averages(inventory: Inventory, engine: EngineParams, gpus: int) -> float:
 def saved_by_backbone(work: BranchWork, width: int) -> float:
     """What autograd keeps of the student's backbone for one image, attention by a flash kernel.
 
+    With activation checkpointing: the inputs of all blocks, and the one block that is computed again.
+
     Args:
         work: of the student.
         width: bytes of a value.
@@ -147,11 +149,16 @@ def saved_by_backbone(work: BranchWork, width: int) -> float:
     last = before + attention + work.read_out * ((after + model.width) * width + 2 * FP32)
     embedded = work.patches * model.channels * model.patch_size**2 * width
     norm = work.read_out * (model.width * width + 2 * FP32)
+    if work.recompute:
+        inputs = model.depth * work.rows * model.width * width
+        return inputs + max(work.kept * block, last) + embedded + norm
     return (model.depth - 1) * work.kept * block + last + embedded + norm
 
 
 def saved_by_heads(work: BranchWork, width: int, images: int) -> float:
     """What autograd keeps of the student's heads and losses: log-probabilities and targets in fp32, and little else.
+
+    With tiles: the gradients of rows and weight instead.
 
     Args:
         work: of the student.
@@ -162,14 +169,23 @@ def saved_by_heads(work: BranchWork, width: int, images: int) -> float:
     for head, rows in work.head_rows():
         mlp = work.model.width + 2 * head.hidden * (head.layers - 1) + 2 * head.bottleneck
         total += images * rows * mlp * width + head.prototypes * head.bottleneck * width
-        total += images * rows * head.prototypes * FP32
+        total += images * rows * (head.prototypes * FP32 if work.tile_rows is None else head.bottleneck * width)
+    if work.tile_rows is not None:
+        return total
     dino, ibot = work.dino_head, work.ibot_head or work.dino_head
     total += images * (GLOBAL_VIEWS + 1) * dino.prototypes * FP32
     return total + images * work.patch_rows * ibot.prototypes * FP32
 
 
-def transient_logits(work: BranchWork, width: int, images: int) -> float:
-    """What lives beside that where the losses are: the teacher's class targets, and one gradient of the logits."""
+def transient_in_heads(work: BranchWork, width: int, images: int) -> float:
+    """What lives beside that where the losses are: the teacher's class targets, and one gradient of the logits.
+
+    With tiles: the gradient of a weight in fp32, and of one tile logits, targets and their product.
+    """
+    if work.tile_rows is not None:
+        tiles = [3 * min(work.tile_rows, images * rows) * head.prototypes for head, rows in _loss_rows(work)]
+        weight = max(head.prototypes * head.bottleneck for head, _ in work.head_rows())
+        return FP32 * (max(tiles) + weight)
     largest = max(rows * head.prototypes for head, rows in _loss_rows(work))
     return images * (GLOBAL_VIEWS * work.dino_head.prototypes * FP32 + largest * (FP32 + width))
 

@@ -1,7 +1,6 @@
 """A plan: what a recipe needs on so many GPUs, and how long it takes."""
 
 from dataclasses import dataclass
-from functools import partial
 
 from components.errors import UserError
 from components.training.distill import DistillParams
@@ -46,10 +45,10 @@ class Plan:
         params: of the stage.
         machines: that it is planned for.
         inventory: its weights.
-        workload: its work for an image.
+        workloads: its work for an image in each phase.
         images: of one forward pass on one GPU.
         micro_batches: forward passes of a step.
-        memory: of one GPU, bytes.
+        memory: of one GPU in the phase that needs most, bytes.
         dataset: images to train on; None: not known.
         warnings: what is wrong or wasteful, each with its remedy.
     """
@@ -58,7 +57,7 @@ class Plan:
     params: TrainingParams
     machines: Machines
     inventory: Inventory
-    workload: Workload
+    workloads: tuple[Workload, ...]
     images: int
     micro_batches: int
     memory: Memory
@@ -66,20 +65,26 @@ class Plan:
     warnings: tuple[str, ...]
 
     @property
+    def workload(self) -> Workload:
+        """Of the first phase."""
+        return self.workloads[0]
+
+    @property
     def model_flops(self) -> Flops:
-        """Of the mathematics of one image."""
+        """Of the mathematics of one image of the first phase."""
         return model_flops(self.workload)
 
     @property
     def run_flops(self) -> Flops:
-        """Of what is run for one image."""
+        """Of what is run for one image of the first phase."""
         return run_flops(self.workload)
 
     @property
-    def images_per_second(self) -> float:
-        """Over all GPUs, communication and data loading not counted."""
+    def images_per_second(self) -> tuple[float, ...]:
+        """Over all GPUs in each phase, communication and data loading not counted."""
         machines = self.machines
-        return machines.gpus * machines.tflops * TERA * machines.utilisation / self.run_flops.total
+        rate = machines.gpus * machines.tflops * TERA * machines.utilisation
+        return tuple(rate / run_flops(work).total for work in self.workloads)
 
     @property
     def steps(self) -> int | None:
@@ -91,7 +96,10 @@ class Plan:
     @property
     def seconds(self) -> float | None:
         """Of the whole run."""
-        return None if self.steps is None else self.steps * self.params.batch_size / self.images_per_second
+        if self.steps is None:
+            return None
+        phases = zip(self.params.phases(self.steps), self.images_per_second, strict=True)
+        return sum((phase.stop - phase.start) * self.params.batch_size / rate for phase, rate in phases)
 
     @property
     def peak_lr(self) -> float:
@@ -100,14 +108,19 @@ class Plan:
 
 
 def plan_pretraining(params: PretrainParams, machines: Machines, dataset: int | None) -> Plan:
-    """Plans the stage `pretrain`."""
-    return _plan("pretrain", params, machines, dataset, Inventory.of_pretraining(params), workload.pretraining(params))
+    """Plans the stage `pretrain`.
+
+    Raises:
+        UserError: if its last phase would leave no steps before it.
+    """
+    inventory = Inventory.of_pretraining(params)
+    return _plan("pretrain", params, machines, dataset, inventory, workload.phases_of_pretraining(params))
 
 
 def plan_distillation(params: DistillParams, teacher: PretrainParams, machines: Machines, dataset: int | None) -> Plan:
     """Plans the stage `distill`, with the teacher that `pretrain` gives."""
     inventory = Inventory.of_distillation(params, teacher)
-    return _plan("distill", params, machines, dataset, inventory, workload.distillation(params, teacher))
+    return _plan("distill", params, machines, dataset, inventory, (workload.distillation(params, teacher),))
 
 
 def _plan(
@@ -116,8 +129,10 @@ def _plan(
     machines: Machines,
     dataset: int | None,
     inventory: Inventory,
-    work: Workload,
+    works: tuple[Workload, ...],
 ) -> Plan:
+    if params.steps is not None or dataset is not None:
+        params.phases(params.total_steps(dataset or 0))
     refused = []
     try:
         share = params.share(machines.gpus)
@@ -125,21 +140,25 @@ def _plan(
         refused.append(f"training would refuse this: {error}")
         share = max(params.batch_size // machines.gpus, 2)
     images = min(params.engine.micro_batch or share, share)
-    need = partial(memory, inventory, work, params.engine, gpus=machines.gpus)
+
+    def need(count: int) -> Memory:
+        phases = [memory(inventory, work, params.engine, gpus=machines.gpus, images=count) for work in works]
+        return max(phases, key=lambda phase: phase.total)
+
     return Plan(
         stage=stage,
         params=params,
         machines=machines,
         inventory=inventory,
-        workload=work,
+        workloads=works,
         images=images,
         micro_batches=max(share // images, 1),
-        memory=need(images=images),
+        memory=need(images),
         dataset=dataset,
         warnings=(
             *refused,
             *batch_warnings(params, machines.gpus, images, dataset),
-            *memory_warnings(lambda count: need(images=count).total, images, machines.memory),
-            *shape_warnings(work),
+            *memory_warnings(lambda count: need(count).total, images, machines.memory, works[0].student),
+            *dict.fromkeys(text for work in works for text in shape_warnings(work)),
         ),
     )

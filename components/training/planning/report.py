@@ -2,7 +2,9 @@
 
 from dataclasses import asdict
 
+from components.training.planning.flops import run_flops
 from components.training.planning.plan import TERA, Plan
+from components.training.planning.workload import Workload
 
 GIB = 2**30
 MINUTE, HOUR, DAY = 60, 3600, 86400
@@ -26,7 +28,7 @@ def report(plan: Plan) -> str:
 def _what(plan: Plan) -> list[str]:
     params, machines = plan.params, plan.machines
     engine, model = params.engine, params.model
-    kinds = " + ".join(f"{kind.views} x {kind.size}" for kind in plan.workload.student.crops)
+    kinds = ", then ".join(_crops(work) for work in plan.workloads)
     return [
         f"{plan.stage} {model.name}: width {model.width}, depth {model.depth}, heads {model.heads}, "
         f"patch {model.patch_size}, {model.ffn}; crops {kinds} pixels",
@@ -34,6 +36,10 @@ def _what(plan: Plan) -> list[str]:
         f"{machines.gpus} GPU(s) x {plan.micro_batches} forward pass(es) x {plan.images} images",
         f"learning rate {plan.peak_lr:.3g} after the warm-up, scaled to this batch",
     ]
+
+
+def _crops(work: Workload) -> str:
+    return " + ".join(f"{kind.views} x {kind.size}" for kind in work.student.crops)
 
 
 def _parameters(plan: Plan) -> list[str]:
@@ -57,7 +63,14 @@ def _flops(plan: Plan) -> list[str]:
         _row("teacher backbone", f"{flops.teacher * batch / TERA:10.1f}"),
         _row("heads of both", f"{flops.heads * batch / TERA:10.1f}"),
         _row("sum", f"{flops.total * batch / TERA:10.1f}"),
-        _row("of which are run", f"{plan.run_flops.total * batch / TERA:10.1f}  (stochastic depth, last block)"),
+        _row(
+            "of which are run",
+            f"{plan.run_flops.total * batch / TERA:10.1f}  (stochastic depth, last block, recomputation)",
+        ),
+        *(
+            _row("in the last phase", f"{run_flops(work).total * batch / TERA:10.1f}  are run, crops {_crops(work)}")
+            for work in plan.workloads[1:]
+        ),
     ]
 
 
@@ -74,7 +87,7 @@ def _time(plan: Plan) -> list[str]:
         "time, without communication and loading",
         _row("rate of a GPU", f"{machines.tflops:10.1f}  TFLOP/s of matrix products, {known}"),
         _row("of it used", f"{machines.utilisation:10.0%}  --utilisation for another"),
-        _row("images/s", f"{plan.images_per_second:10.0f}"),
+        _row("images/s", ", then ".join(f"{rate:10.0f}" for rate in plan.images_per_second)),
     ]
     if plan.steps is None or plan.seconds is None:
         return [*lines, _row("to finish", "not known: the recipe counts epochs, give --images")]

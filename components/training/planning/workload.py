@@ -1,6 +1,6 @@
 """What a step computes, per image: crops, tokens and rows of the heads."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from components.data.views import ViewParams, kinds
@@ -10,6 +10,7 @@ from components.objectives.dinov2 import DINOv2Params
 from components.objectives.losses import GLOBAL_VIEWS
 from components.training.distill import DistillParams
 from components.training.pretrain import PretrainParams
+from components.training.recipe import TrainingParams
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class BranchWork:
         dino_head: its head for class tokens.
         ibot_head: its head for patches; None: the DINO head serves both.
         kept: share of the crops on which a residual branch runs (stochastic depth).
+        recompute: whether only the inputs of blocks are kept, and the rest is computed again in the backward pass.
+        tile_rows: student rows whose logits exist at a time; None: those of all rows.
     """
 
     model: ViTConfig
@@ -50,6 +53,8 @@ class BranchWork:
     dino_head: HeadParams
     ibot_head: HeadParams | None
     kept: float = 1.0
+    recompute: bool = False
+    tile_rows: int | None = None
 
     @property
     def views(self) -> int:
@@ -96,14 +101,21 @@ class Workload:
     teacher: BranchWork
 
 
-def pretraining(params: PretrainParams) -> Workload:
+def phases_of_pretraining(params: PretrainParams) -> tuple[Workload, ...]:
+    """The work of each phase, in their order."""
+    if params.high_resolution is None:
+        return (pretraining(params, params.views),)
+    return pretraining(params, params.views), pretraining(params, params.high_resolution.views(params.views))
+
+
+def pretraining(params: PretrainParams, views: ViewParams) -> Workload:
     """The work of pretraining: the student sees all crops, masked; the teacher the global ones."""
     objective = cast(DINOv2Params, params.method_params())
-    crops = _crops(params.views, params.model)
+    crops = _crops(views, params.model)
     masks = params.masks
     share = masks.probability * (masks.ratio_min + masks.ratio_max) / 2 if objective.ibot_weight > 0 else 0.0
     return Workload(
-        student=_branch(params.model, crops, share, objective, kept=1.0 - params.model.drop_path),
+        student=_student(params, crops, share, objective, kept=1.0 - params.model.drop_path),
         teacher=_branch(params.model, crops[:1], share, objective),
     )
 
@@ -118,7 +130,7 @@ def distillation(params: DistillParams, teacher: PretrainParams) -> Workload:
     objective = params.objective
     share = objective.patch_fraction if objective.ibot_weight > 0 else 0.0
     return Workload(
-        student=_branch(params.model, _crops(params.views, params.model), share, objective),
+        student=_student(params, _crops(params.views, params.model), share, objective),
         teacher=_branch(
             teacher.model,
             _crops(params.views, teacher.model)[:1],
@@ -136,9 +148,18 @@ def _crops(views: ViewParams, model: ViTConfig) -> tuple[Crops, ...]:
     return tuple(found)
 
 
-def _branch(
-    model: ViTConfig, crops: tuple[Crops, ...], share: float, objective: DINOv2Params, kept: float = 1.0
+def _student(
+    params: TrainingParams, crops: tuple[Crops, ...], share: float, objective: DINOv2Params, kept: float = 1.0
 ) -> BranchWork:
+    return replace(
+        _branch(params.model, crops, share, objective),
+        kept=kept,
+        recompute=params.engine.activation_checkpointing,
+        tile_rows=objective.tile_rows,
+    )
+
+
+def _branch(model: ViTConfig, crops: tuple[Crops, ...], share: float, objective: DINOv2Params) -> BranchWork:
     """A branch; `share` is that of the patches of the global crops that the iBOT loss looks at."""
     return BranchWork(
         model=model,
@@ -146,5 +167,4 @@ def _branch(
         patch_rows=share * GLOBAL_VIEWS * crops[0].patches,
         dino_head=objective.dino_head,
         ibot_head=objective.ibot_head if objective.ibot_weight > 0 else None,
-        kept=kept,
     )

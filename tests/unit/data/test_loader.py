@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from components.data.loader import CropLoader
+from components.data.batch import CropBatch
+from components.data.loader import CropLoader, MadeAhead
 from components.data.masking import MaskParams, draw_masks
 from components.data.order import visits
 from components.data.views import ViewParams
@@ -159,6 +160,44 @@ def test_cuda_is_the_device_of_the_thread_that_makes_the_loader(monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
     assert loader(device="cuda").device == torch.device("cuda:3")
     assert loader(device="cuda:1").device == torch.device("cuda:1")
+
+
+def test_a_batch_made_on_another_stream_is_waited_for_and_kept_until_it_has_been_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Beside a GPU; the stream, the event and the tensors on it are stand-ins."""
+    seen: list[tuple[str, object]] = []
+
+    class Stream:
+        def wait_event(self, event: object) -> None:
+            seen.append(("waited", event))
+
+    class OnGpu:
+        device = "cuda:0"
+
+        def record_stream(self, stream: object) -> None:
+            seen.append(("kept", self))
+
+    crops, masks, here = [OnGpu(), OnGpu()], OnGpu(), Stream()
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: here)
+    batch = CropBatch(crops, masks, ("a",), torch.arange(1), 0)  # type: ignore[arg-type]
+    assert MadeAhead(batch, "event").received() is batch  # type: ignore[arg-type]
+    assert seen[0] == ("waited", "event")
+    assert {tensor for _, tensor in seen[1:]} == {*crops, masks}
+    seen.clear()
+    assert MadeAhead(batch, None).received() is batch
+    assert not seen
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_batches_made_ahead_of_a_busy_gpu_are_those_made_one_by_one() -> None:
+    reference = [loader(device="cuda").batch(step) for step in range(4)]
+    work = torch.zeros(4096, 4096, device="cuda")
+    for plain, made in zip(reference, loader(device="cuda", workers=2).iterate(0, 4), strict=True):
+        for _ in range(20):
+            work = work @ work
+        assert all(torch.equal(a, b) for a, b in zip(plain.crops, made.crops, strict=True))
+        assert torch.equal(plain.masks, made.masks)
 
 
 def test_each_epoch_holds_every_image_once_and_epochs_differ() -> None:

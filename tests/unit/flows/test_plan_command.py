@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pytest
@@ -29,9 +30,12 @@ def settings(project: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return get_settings()
 
 
-def apply(recipe: str, settings: Settings) -> None:
+def apply(recipe: str, settings: Settings, changes: dict[str, dict[str, dict[str, object]]] | None = None) -> None:
     """The recipe as params.yaml, without the care for comments, which takes seconds."""
     values = parse((ROOT / "params.yaml").read_text()) | parse((ROOT / f"infra/recipes/{recipe}.yaml").read_text())
+    for stage, sections in (changes or {}).items():
+        for section, keys in sections.items():
+            values[stage][section] |= keys
     with (settings.root / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(values, file)
 
@@ -45,6 +49,17 @@ def test_every_recipe_can_be_planned_for_the_gpus_that_it_is_meant_for(recipe: s
         assert plan.seconds
         assert plan.seconds > 0
         assert not [text for text in plan.warnings if "would refuse" in text]
+
+
+@pytest.mark.parametrize("recipe", ["vits14", "vitb14"])
+@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+def test_the_smaller_recipes_fit_eight_gpus_in_the_stage_in_which_blocks_compile(
+    recipe: str, stage: Literal["pretrain", "distill"], settings: Settings
+) -> None:
+    apply(recipe, settings, {stage: {"engine": {"zero_stage": 2, "compile": True}}})
+    plan = make_plan(Question(stage, gpus=8), settings)
+    assert plan.memory.total < 30 * 2**30
+    assert not [text for text in plan.warnings if "memory" in text or "refuse" in text]
 
 
 @pytest.mark.parametrize(("recipe", "gpus"), PUBLISHED_GPUS.items())

@@ -1,8 +1,12 @@
+from contextlib import AbstractContextManager
+
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from components.errors import UserError
+from components.models import attention
 from components.models.attention import attention_kernel, packed_attention, require_kernel
 
 SHAPES = [(3, 5), (2, 7)]
@@ -89,6 +93,39 @@ def test_the_kernel_follows_from_device_precision_and_length(
 def test_the_record_of_a_run_names_the_kernel() -> None:
     found = require_kernel("cpu", torch.bfloat16, head_width=64, tokens=[257, 50])
     assert found == "plain (cpu, bfloat16, 257 tokens)"
+
+
+def test_a_compiler_can_follow_whether_a_kernel_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_required", {(torch.bfloat16, 64)})
+
+    def asked(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if (x.dtype, x.shape[1]) in attention._required else x - 1
+
+    compiled = torch.compile(asked, backend="eager", fullgraph=True)
+    assert compiled(torch.zeros(2, 64, dtype=torch.bfloat16)).sum() > 0
+    assert compiled(torch.zeros(2, 64)).sum() < 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("training", [True, False])
+def test_on_a_gpu_a_kernel_that_was_asked_for_is_the_one_that_runs_with_and_without_gradients(
+    monkeypatch: pytest.MonkeyPatch, training: bool
+) -> None:
+    allowed: list[object] = []
+
+    def noted(backend: object) -> AbstractContextManager[None]:
+        allowed.append(backend)
+        return sdpa_kernel(backend)
+
+    monkeypatch.setattr(attention, "_required", set())
+    monkeypatch.setattr(attention, "sdpa_kernel", noted)
+    odd = torch.zeros(29, 3 * 24, device="cuda", requires_grad=training)
+    packed_attention(odd, SHAPES, HEADS)
+    assert not allowed, "of nobody who has not asked: an evaluation of any model in any precision"
+    require_kernel("cuda", torch.bfloat16, head_width=64, tokens=[257])
+    allowed.clear()
+    packed_attention(torch.zeros(29, 3 * 128, device="cuda", dtype=torch.bfloat16, requires_grad=training), SHAPES, 2)
+    assert allowed == [SDPBackend.FLASH_ATTENTION]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

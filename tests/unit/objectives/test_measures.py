@@ -20,6 +20,30 @@ def test_feature_std_is_zero_at_collapse_and_near_one_for_isotropic_features() -
     assert measures.feature_std(torch.randn(512, 64, generator=generator)).item() == pytest.approx(1.0, abs=0.02)
 
 
+def as_before(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Spread and rank from all rows and all singular values at once."""
+    unit = torch.nn.functional.normalize(features.double(), dim=-1)
+    values = torch.linalg.svdvals(features.double() - features.double().mean(dim=0))
+    rank = measures.entropy((values / values.sum())[None]).exp()
+    return unit.std(dim=0, correction=0).mean() * features.shape[1] ** 0.5, rank
+
+
+@pytest.mark.parametrize(
+    ("rows", "dim", "directions", "offset"),
+    [(64, 32, 32, 30.0), (16, 48, 48, 0.0), (128, 384, 384, 30.0), (64, 48, 3, 0.0)],
+    ids=["rows as wanted", "fewer rows than dim", "wide", "few directions"],
+)
+def test_measures_of_features_are_those_of_all_singular_values(
+    rows: int, dim: int, directions: int, offset: float
+) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    steep = torch.randn(rows, directions, generator=generator) * torch.logspace(0, -4, directions)
+    features = steep @ torch.randn(directions, dim, generator=generator) + offset
+    spread, rank = as_before(features)
+    assert measures.feature_std(features).item() == pytest.approx(spread.item(), rel=1e-5)
+    assert measures.effective_rank(features).item() == pytest.approx(rank.item(), rel=1e-5)
+
+
 def test_effective_rank_counts_directions() -> None:
     directions = torch.zeros(8, 16)
     directions[torch.arange(8), torch.arange(8) // 2] = torch.tensor([1.0, -1.0]).repeat(4)

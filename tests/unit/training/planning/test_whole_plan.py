@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from planned import MODEL, PRETRAIN, VIEWS, distill, pretrain
 
+from components.errors import UserError
 from components.training.planning.matmul_rate import matmul_tflops
 from components.training.planning.plan import Machines, Plan, plan_distillation, plan_pretraining
 from components.training.planning.report import report
@@ -24,9 +25,43 @@ def plan(machines: Machines = MACHINES, dataset: int | None = None, **changes: A
 
 def test_time_is_work_over_rate() -> None:
     found = plan()
-    assert found.images_per_second * found.run_flops.total == pytest.approx(2 * 100e12 * 0.5)
-    assert found.seconds == pytest.approx(100 * 8 / found.images_per_second)
-    assert plan(replace(MACHINES, gpus=4)).images_per_second == pytest.approx(2 * found.images_per_second)
+    [rate] = found.images_per_second
+    assert rate * found.run_flops.total == pytest.approx(2 * 100e12 * 0.5)
+    assert found.seconds == pytest.approx(100 * 8 / rate)
+    assert plan(replace(MACHINES, gpus=4)).images_per_second == pytest.approx((2 * rate,))
+
+
+def test_a_phase_on_larger_crops_takes_its_own_time_and_decides_the_memory() -> None:
+    larger = {"global_size": 64, "local_size": 32}
+    before, after = plan(), plan(views={**VIEWS, **larger})
+    both = plan(high_resolution={"share": 0.25, **larger})
+    assert both.memory == after.memory
+    assert both.memory.total > before.memory.total
+    assert both.seconds == pytest.approx(0.75 * (before.seconds or 0) + 0.25 * (after.seconds or 0))
+    text = report(both)
+    assert "crops 2 x 32 + 3 x 16, then 2 x 64 + 3 x 32 pixels" in text
+    assert "in the last phase" in text
+    assert [one for one in both.warnings if "of 64 pixels" in one]
+
+
+def test_a_last_phase_that_leaves_no_steps_before_it_is_refused() -> None:
+    with pytest.raises(UserError, match="high_resolution takes 100 of 100 steps"):
+        plan(high_resolution={"steps": 100, "global_size": 64, "local_size": 32})
+
+
+def test_what_saves_memory_is_planned_with_and_advised_where_it_is_not_there() -> None:
+    [text] = [one for one in plan(replace(MACHINES, memory=1.0)).warnings if "of memory" in one]
+    assert "engine.activation_checkpointing to true" in text
+    assert "objective.tile_rows to 64" in text
+    objective = {**PRETRAIN["objective"], "koleo_group": 2, "tile_rows": 8}
+    saving = {"engine": {"activation_checkpointing": True}, "objective": objective}
+    found = plan(replace(MACHINES, memory=1.0), **saving)
+    [text] = [one for one in found.warnings if "of memory" in one]
+    assert "activation_checkpointing" not in text
+    assert "tile_rows" not in text
+    assert found.memory.activations < plan().memory.activations
+    assert found.memory.heads < plan().memory.heads
+    assert (found.seconds or 0) > (plan().seconds or 0)
 
 
 def test_a_recipe_in_epochs_has_no_end_without_the_number_of_images() -> None:
