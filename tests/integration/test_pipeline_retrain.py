@@ -14,6 +14,7 @@ from PIL import Image
 from s3_server import s3_server
 from turns import champion, turn
 
+from components.data.forgotten import write_forgotten
 from components.errors import UserError
 from components.registry.promotion import history
 from components.registry.registration import register
@@ -88,6 +89,18 @@ def test_what_a_person_has_decided_since_is_not_overruled(loop: Path) -> None:
     assert champion() == "1"
     assert turn()[0] == "Skipped"
     assert champion() == "1"
+
+
+def test_a_turn_tells_what_is_forgotten_and_who_has_seen_it(loop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr("flows.retrain._tell", told.append)
+    release(loop, 1, 0.5)
+    write_forgotten(["f" * 64], loop / "data" / "forgotten.lock")
+    turn()
+    assert told[-2:] == [
+        "forgotten     1 images, left out",
+        "  seen by    version 1: unknown, nothing tells any more what it was trained on",
+    ]
 
 
 def test_somebody_elses_candidate_is_left_alone(loop: Path, tmp_path: Path) -> None:
