@@ -220,8 +220,10 @@ class _Inspected:
                 refuse=self._inspector.refuse,
             )
         ) as results:
-            for fresh, stretch in zip(results, stretches, strict=True):
-                self.read += len(fresh)
+            for outcomes, stretch in zip(results, stretches, strict=True):
+                self.read += len(outcomes)
+                sources = (one.source for one in stretch.wanted)
+                fresh = [self._inspector.inspection(*one) for one in zip(sources, outcomes, strict=True)]
                 for found in fresh:
                     if (key := self._key(found.source)) is not None:
                         self._cache.remember(key, found.id, found.verdict)

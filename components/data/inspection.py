@@ -4,7 +4,7 @@ import errno
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.data.decoding import DecodingError, decode
@@ -31,6 +31,16 @@ class Wanted(NamedTuple):
     id: str | None = None
     """SHA-256 of its bytes, where they are among the kept shards."""
     place: Place | None = None
+
+
+class Outcome(NamedTuple):
+    """What a worker finds out about an object; what it was given is not sent back."""
+
+    id: str
+    """SHA-256 of the bytes, hexadecimal."""
+    verdict: Verdict
+    data: bytes | None = None
+    """The bytes of an image that decodes; None if it is quarantined."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class Inspector:
     max_aspect: float
     kept: KeptShards
 
-    def inspect_all(self, wanted: Sequence[Wanted], began: Began) -> list[Inspection]:
+    def inspect_all(self, wanted: Sequence[Wanted], began: Began) -> list[Outcome]:
         """Inspects objects in order; all their bytes are in memory at once.
 
         Args:
@@ -113,7 +123,7 @@ class Inspector:
             return None
         return self.sources[source.role].read(source.name, source.digest)
 
-    def refuse(self, one: Wanted, reason: str) -> Inspection:
+    def refuse(self, one: Wanted, reason: str) -> Outcome:
         """The quarantine of an object that is better not decoded again, nor read where reading is decoding.
 
         An object of a bucket is read once more, for the id.
@@ -122,8 +132,12 @@ class Inspector:
             UserError: if the object is gone or is not what the lock says.
         """
         read = one.id is None and one.source.digest.startswith(ETAG)
-        refused = self._quarantined(one.source, self.read(one) if read else None, reason)
-        return refused if one.id is None else replace(refused, id=one.id)
+        refused = _quarantined(one.source, self.read(one) if read else None, reason)
+        return refused if one.id is None else refused._replace(id=one.id)
+
+    def inspection(self, one: SourceObject, found: Outcome) -> Inspection:
+        """What became of an object, with what is known about it."""
+        return Inspection(one, self.annotation(one), *found)
 
     def key(self, one: SourceObject, code: str) -> str | None:
         """What an object is remembered by, None if it is not.
@@ -145,20 +159,20 @@ class Inspector:
     def _is_remote(self, one: Wanted) -> bool:
         return isinstance(self.sources[one.source.role], REMOTE)
 
-    def _read_and_inspect(self, one: Wanted) -> Inspection:
+    def _read_and_inspect(self, one: Wanted) -> Outcome:
         try:
             return self._inspect(one.source, self.read(one))
         except MemoryError:
-            return self._quarantined(one.source, None, TOO_MUCH_MEMORY)
+            return _quarantined(one.source, None, TOO_MUCH_MEMORY)
         except OSError as error:
             if error.errno == errno.ENOMEM:  # a mapping that the bound refuses
-                return self._quarantined(one.source, None, TOO_MUCH_MEMORY)
+                return _quarantined(one.source, None, TOO_MUCH_MEMORY)
             where = object_uri(self.sources[one.source.role].uri, one.source.name)
             raise UserError(f"{where}: {error.strerror}", remedy="make it readable, or exclude it") from None
 
-    def _inspect(self, one: SourceObject, data: bytes | None) -> Inspection:
+    def _inspect(self, one: SourceObject, data: bytes | None) -> Outcome:
         if data is None or len(data) > self.max_bytes:
-            return self._quarantined(one, data, TOO_MANY_BYTES)
+            return _quarantined(one, data, TOO_MANY_BYTES)
         try:
             decoded = decode(
                 data,
@@ -168,19 +182,20 @@ class Inspector:
                 max_aspect=self.max_aspect,
             )
         except DecodingError as error:
-            return self._quarantined(one, data, error.reason)
+            return _quarantined(one, data, error.reason)
         except MemoryError:
-            return self._quarantined(one, data, TOO_MUCH_MEMORY)
+            return _quarantined(one, data, TOO_MUCH_MEMORY)
         verdict = Verdict(decoded.format, decoded.width, decoded.height, phash(decoded.image), None)
-        return Inspection(one, self.annotation(one), _id_read(one, data), verdict, data)
+        return Outcome(_id_read(one, data), verdict, data)
 
     def annotation(self, one: SourceObject) -> Annotation:
         """What the source knows about an object."""
         return one.annotation or self.sources[one.role].annotation(one.name)
 
-    def _quarantined(self, one: SourceObject, data: bytes | None, reason: str) -> Inspection:
-        image_id = _id_unread(one) if data is None else _id_read(one, data)
-        return Inspection(one, self.annotation(one), image_id, Verdict(None, None, None, None, reason))
+
+def _quarantined(one: SourceObject, data: bytes | None, reason: str) -> Outcome:
+    image_id = _id_unread(one) if data is None else _id_read(one, data)
+    return Outcome(image_id, Verdict(None, None, None, None, reason))
 
 
 def _id_read(one: SourceObject, data: bytes) -> str:

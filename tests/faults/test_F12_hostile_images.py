@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from components.data.decoding import decode_rgb
 from components.data.ingest import IngestParams, build_manifest
 from components.data.ingest_cache import KeptShards
-from components.data.inspection import Inspection, Inspector, Wanted
+from components.data.inspection import Inspector, Outcome, Wanted
 from components.data.lock import Annotation, SourceObject
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
@@ -178,7 +178,7 @@ class Hostile:
         """Nothing is known."""
 
 
-def inspected(tmp_path: Path, *names: str) -> list[Inspection]:
+def inspected(tmp_path: Path, *names: str) -> list[Outcome]:
     """What becomes of objects of a hostile source, in one chunk."""
     kept = KeptShards(tmp_path)
     inspector = Inspector({"train": Hostile()}, 1 << 24, 1 << 24, 8, 50.0, kept)

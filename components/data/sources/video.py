@@ -199,7 +199,7 @@ class Video:
         streams = self._container.streams.video
         if not streams:
             raise UserError(f"{self._place.uri}: has no video in it", remedy="exclude it")
-        stream = streams[0]
+        stream: Any = streams[0]
         if stream.codec_context is None:
             message = f"{self._place.uri}: is of a codec that cannot be decoded"
             raise UserError(message, remedy="convert it to MP4, or exclude it")
