@@ -217,6 +217,7 @@ class Video:
                 self._place.path.open("rb"),
                 options={"format_whitelist": DEMUXERS, "protocol_whitelist": ""},
                 io_open=_refused,
+                metadata_errors="replace",
             )
         return container
 
@@ -225,8 +226,13 @@ class Video:
         error_kind = _pyav().error.FFmpegError
         try:
             yield
-        except (error_kind, OSError) as error:
-            message = f"{self._place.uri}: cannot be read as video ({error.strerror or error})"
+        except (
+            error_kind,
+            OSError,
+            ValueError,
+            ArithmeticError,
+        ) as error:  # the last two of numbers that make no sense
+            message = f"{self._place.uri}: cannot be read as video ({getattr(error, 'strerror', None) or error})"
             raise UserError(message, remedy="convert it to MP4, or exclude it") from None
 
     def __getstate__(self) -> dict[str, Any]:
