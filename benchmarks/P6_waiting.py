@@ -75,7 +75,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, written(photos, Path(folder) / "shards") as reader:
         loader = CropLoader(
             reader, list(photos.files), views=made.views, masks=made.masks, global_batch=BATCH, seed=0,
-            patch_size=made.model.patch_size, device=DEVICE, cache_bytes=0, workers=threads if GPU else 1,
+            patch_size=made.model.patch_size, device="cuda:0" if GPU else DEVICE, cache_bytes=0,
+            workers=threads if GPU else 1,
         )  # fmt: skip
 
         def fed(start: int) -> None:

@@ -18,7 +18,8 @@ from benchmarks.photos import Photos
 from benchmarks.report import report
 from components.data.loader import CropLoader
 from components.data.masking import MaskParams
-from components.data.views import IMAGENET_MEAN, IMAGENET_STD, Draws, ViewParams, draw_views
+from components.data.views import Draws, ViewParams, draw_views
+from components.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 TINY = "--tiny" in sys.argv
 IMAGES, BATCH, REPEATS = (8, 4, 2) if TINY else (128, 32, 5)
@@ -95,7 +96,7 @@ def main() -> None:
         "plain": lambda: [plain_recipe(data, one) for one, data in photos.files.items()]
     }
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        made = loader(photos, device)
+        made = loader(photos, "cuda:0" if device == "cuda" else device)
         ways[device] = lambda made=made: [made.batch(step) for step in range(IMAGES // BATCH)]  # type: ignore[misc]
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(REPEATS + 1):

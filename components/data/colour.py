@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from components.data.resampling import batched_product
-from components.data.views import IMAGENET_MEAN, IMAGENET_STD, Draws
+from components.data.views import Draws
+from components.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 LUMINANCE = (0.2989, 0.587, 0.114)
 SOLARISE_THRESHOLD = 128 / 255

@@ -64,10 +64,11 @@ class CropLoader:
         world_size: number of processes.
         workers: decoding threads; 0: no thread at all, batches are made when asked for.
         patch_size: side of a patch, pixels.
-        device: where crops are made, such as `cpu` or `cuda:1`; `cuda` is the device that is current here and now.
+        device: where crops are made, such as `cpu` or `cuda:1`; `cuda` would be another one in each thread.
         cache_bytes: decoded images of at most so many bytes are kept in memory.
 
     Raises:
+        ValueError: when a GPU is given without its number.
         UserError: when there are fewer than two images, or fewer than in a batch.
     """
 
@@ -92,8 +93,10 @@ class CropLoader:
                 f"{len(ids)} images to train on, and a batch of {global_batch}",
                 remedy=f"take a batch_size of at most {max(len(ids), 2)}, or more images",
             )
-        self.device = _own_device(device)
+        self.device = torch.device(device)
         """Where the batches are."""
+        if self.device.type == "cuda" and self.device.index is None:
+            raise ValueError("a GPU without its number: it would be the first one in the thread that makes batches")
         self.waited_s = 0.0
         """Seconds that `iterate` has waited for a batch."""
         self._reader = reader
@@ -182,7 +185,7 @@ class CropLoader:
         stopping: threading.Event,
     ) -> None:
         # on the stream that all threads share, every copy to the device would wait for the step that trains
-        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None  # type: ignore[no-untyped-call]
         try:
             for place, (step, micro) in enumerate(wanted):
                 if stopping.is_set():
@@ -237,11 +240,6 @@ def _shrunk(image: Image.Image, least: int) -> Image.Image:
     """
     factor = min(image.size) // least
     return image.reduce(factor) if factor > 1 else image
-
-
-def _own_device(device: str) -> torch.device:
-    """The device with its number: which one `cuda` means is a matter of the thread, and batches are made in another."""
-    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 
 def _drain(ready: "queue.Queue[MadeAhead | BaseException]") -> None:

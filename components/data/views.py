@@ -14,8 +14,6 @@ BLUR = {"released": (0.0, 0.9, 0.5), "paper": (1.0, 0.1, 0.5)}
 trained with (the official code inverts the probability), and what the paper states."""
 RATIO = (3 / 4, 4 / 3)
 TRIES = 10
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _STREAM = 3
 
 

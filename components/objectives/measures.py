@@ -39,8 +39,9 @@ def feature_std(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:
     """
     unit = F.normalize(features.float(), dim=-1).double()
     mean, square = _mean_over_processes(torch.stack([unit.mean(dim=0), unit.square().mean(dim=0)]))
-    spread = (square - mean.square()).clamp(min=0.0).sqrt().mean()
-    return (spread * features.shape[1] ** 0.5).float()
+    spread: Tensor = (square - mean.square()).clamp(min=0.0).sqrt().mean()
+    scale: float = features.shape[1] ** 0.5
+    return (spread * scale).float()
 
 
 def effective_rank(features: Float[Tensor, "rows dim"]) -> Float[Tensor, ""]:

@@ -10,9 +10,10 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from components.data.masking import MaskParams
-from components.data.views import IMAGENET_MEAN, IMAGENET_STD, ViewParams
+from components.data.views import ViewParams
 from components.errors import UserError
-from components.models.backbone import Preprocess
+from components.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from components.models.preprocess import Preprocess, usual_resize
 from components.models.vit import ViTConfig
 from components.parameters import Params
 from components.training.clipping import ClipParams
@@ -33,9 +34,6 @@ NOT_MATHEMATICS: dict[str, Any] = {
 }
 """Parameters that another machine or a longer run may change: recorded in checkpoints, not part of their key."""
 
-
-SMALL_IMAGE = 128
-"""Pixels: below, a centre crop would cut away what little there is."""
 IMAGE_CHANNELS = 3
 """Of every crop; a backbone may have others, once a source gives them."""
 
@@ -164,7 +162,7 @@ class TrainingParams(Params):
     def preprocess(self) -> Preprocess:
         """How images are prepared for the trained backbone."""
         size = self.model.image_size
-        resize = self.resize or (size if size < SMALL_IMAGE else round(size * 8 / 7))
+        resize = self.resize or usual_resize(size)
         return Preprocess(image_size=size, resize=resize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
     def mathematics(self) -> dict[str, Any]:

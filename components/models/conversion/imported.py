@@ -9,10 +9,11 @@ from pydantic import Field
 from torch import Tensor
 
 from components.errors import UserError
+from components.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from components.models.embedding import Interpolation
 from components.models.heads import PrototypeHead
 from components.models.layers import swiglu_hidden
-from components.models.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from components.models.preprocess import Preprocess, usual_resize
 from components.models.vit import VisionTransformer, ViTConfig
 from components.parameters import Params, validate
 
@@ -20,8 +21,6 @@ HEAD_WIDTH = 64
 """Of every published model of the family: a state dict does not tell its number of attention heads."""
 USUAL_SIZE = 224
 """Pixels at which published models are evaluated, whatever size their position embedding is stored for."""
-LEAST_RESIZED = 128
-"""Pixels: below, images are not enlarged before the centre crop."""
 RGB = 3
 FFN_RATIO = 4.0
 
@@ -153,7 +152,7 @@ def ffn_ratio(width: int, hidden: int, *, gated: bool) -> float:
 def default_preprocess(config: ViTConfig) -> Preprocess:
     """ImageNet statistics for three channels, none for others; 224 pixels or what the weights were stored for."""
     size = min(config.image_size, USUAL_SIZE // config.patch_size * config.patch_size or config.image_size)
-    resize = size if size < LEAST_RESIZED else round(size * 8 / 7)
+    resize = usual_resize(size)
     if config.channels == RGB:
         return Preprocess(image_size=size, resize=resize, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     plain = (0.0,) * config.channels, (1.0,) * config.channels

@@ -8,6 +8,7 @@ percent.
 
 from dataclasses import asdict, dataclass
 
+from components.data.loader import PREFETCHED
 from components.objectives.branch import HeadParams
 from components.objectives.losses import GLOBAL_VIEWS
 from components.training.engine_config import EngineParams
@@ -16,8 +17,8 @@ from components.training.planning.workload import BranchWork, Workload
 
 FP32 = 4
 BYTES = {"fp32": 4, "bf16": 2}
-LOADED_BATCHES = 3
-"""On the device: the one that is computed on, and those that the loader has made ahead."""
+LOADED_BATCHES = PREFETCHED + 2
+"""On the device: the one that is computed on, those that wait, and the one that the loader makes."""
 
 
 @dataclass(frozen=True)

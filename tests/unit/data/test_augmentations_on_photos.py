@@ -14,7 +14,8 @@ from torch import Tensor
 from components.data import colour
 from components.data.decoding import decode_rgb
 from components.data.resampling import crop_with_matrices, resampled
-from components.data.views import IMAGENET_MEAN, IMAGENET_STD, Draws, ViewParams, draw_views
+from components.data.views import Draws, ViewParams, draw_views
+from components.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 PHOTOS = 12
 SIDE = 96

@@ -1,5 +1,7 @@
 """What a step sees is a pure function of the step, whatever the number of processes, parts or threads."""
 
+import time
+from contextlib import closing
 from io import BytesIO
 
 import numpy as np
@@ -13,6 +15,7 @@ from components.data.masking import MaskParams, draw_masks
 from components.data.order import visits
 from components.data.views import ViewParams
 from components.errors import UserError
+from components.training.planning.memory import LOADED_BATCHES
 
 IDS = [f"{n:02x}" * 32 for n in range(20)]
 VIEWS = ViewParams(global_size=16, local_size=8, local_crops=2)
@@ -86,6 +89,19 @@ def test_iterating_gives_what_each_step_is(workers: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(batch.crops, plain.crops, strict=True))
 
 
+def test_as_many_batches_exist_at_a_time_as_a_plan_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    ahead = loader(workers=1)
+    monkeypatch.setattr(ahead, "batch", lambda step, **_: made.append(step))
+    with closing(ahead.iterate(0, 100)) as batches:
+        next(batches)
+        give_up = time.monotonic() + 10
+        while len(made) < LOADED_BATCHES and time.monotonic() < give_up:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(made) == LOADED_BATCHES
+
+
 def test_leaving_an_iteration_early_ends_its_thread() -> None:
     import threading
 
@@ -155,11 +171,11 @@ def test_a_device_with_a_number_makes_the_same_crops() -> None:
     assert all(torch.equal(a, b) for a, b in zip(named.crops, numbered.crops, strict=True))
 
 
-def test_cuda_is_the_device_of_the_thread_that_makes_the_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_is_named_by_its_number() -> None:
     """In the thread that makes batches ahead, plain `cuda` would be the first device, whichever process it is."""
-    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
-    assert loader(device="cuda").device == torch.device("cuda:3")
     assert loader(device="cuda:1").device == torch.device("cuda:1")
+    with pytest.raises(ValueError, match="without its number"):
+        loader(device="cuda")
 
 
 def test_a_batch_made_on_another_stream_is_waited_for_and_kept_until_it_has_been_read(
@@ -191,9 +207,9 @@ def test_a_batch_made_on_another_stream_is_waited_for_and_kept_until_it_has_been
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_batches_made_ahead_of_a_busy_gpu_are_those_made_one_by_one() -> None:
-    reference = [loader(device="cuda").batch(step) for step in range(4)]
+    reference = [loader(device="cuda:0").batch(step) for step in range(4)]
     work = torch.zeros(4096, 4096, device="cuda")
-    for plain, made in zip(reference, loader(device="cuda", workers=2).iterate(0, 4), strict=True):
+    for plain, made in zip(reference, loader(device="cuda:0", workers=2).iterate(0, 4), strict=True):
         for _ in range(20):
             work = work @ work
         assert all(torch.equal(a, b) for a, b in zip(plain.crops, made.crops, strict=True))
