@@ -58,10 +58,6 @@ class ImageNames:
             raise UserError(f"{image}: no such image", remedy=HOW)
         return found
 
-    def knows(self, image_id: str) -> bool:
-        """Whether the manifest holds the image."""
-        return self._sources is not None and bool(pc.any(pc.equal(self._sources["id"], image_id)).as_py())
-
     def name(self, image_id: str) -> str:
         """A name in the source; empty where the manifest does not hold the image."""
         if self._sources is None:
@@ -77,7 +73,7 @@ class ImageNames:
 
     def _of_file(self, image: str, digest: str) -> frozenset[str]:
         called = self._called(image)
-        if called or digest in self._more or self.knows(digest):
+        if called or digest in self._more or self.name(digest):
             return called | {digest}
         if members := self._members(Path(image).name):
             raise UserError(

@@ -55,7 +55,8 @@ def forget(images: Sequence[str], settings: Settings, *, reason: str, copies: bo
             _log(changed, settings, action="undo" if undo else "forget", given=images, reason=reason, copies=found)
             write_forgotten(before - ids if undo else before | ids, lock)
     verb = "usable" if undo else "forgotten"
-    lines = [f"{verb:<10} {_named(one, names)}" for one in sorted(changed)]
+    coming = "" if undo else ": left out if it ever comes"
+    lines = [f"{verb:<10} {_named(one, names, coming)}" for one in sorted(changed)]
     lines += [f"{'already':<10} {_named(one, names)}" for one in sorted(ids - changed) if not undo]
     lines += [f"near-copy  {_named(one, names)}: not forgotten" for one in sorted(remaining)]
     if remaining:
@@ -63,10 +64,9 @@ def forget(images: Sequence[str], settings: Settings, *, reason: str, copies: bo
     return [*lines, *(() if undo else seen_lines(ids, settings)), NEXT]
 
 
-def _named(image_id: str, names: ImageNames) -> str:
-    if not names.knows(image_id):
-        return f"{image_id} (not in the snapshot: left out if it ever comes)"
-    return f"{image_id} {names.name(image_id)}"
+def _named(image_id: str, names: ImageNames, coming: str = "") -> str:
+    """An id with its name, or with a note where the snapshot does not hold the image."""
+    return f"{image_id} {names.name(image_id) or f'(not in the snapshot{coming})'}"
 
 
 def known_copies(settings: Settings) -> dict[str, set[str]]:

@@ -117,6 +117,7 @@ def test_a_file_that_the_snapshot_does_not_hold_is_refused_and_its_hash_is_not(t
     lines = forget_some(there, sha("another cat"))
     assert lines[0] == f"forgotten  {sha('another cat')} (not in the snapshot: left out if it ever comes)"
     assert forget_some(there, str(file))[0].startswith("already")
+    assert forget_some(there, str(file), undo=True)[0] == f"usable     {sha('another cat')} (not in the snapshot)"
 
 
 @pytest.mark.parametrize("column", ["name", "uri"])
