@@ -34,7 +34,7 @@ if __name__ == "__main__":
     folder = Path(chosen["folder"])
     manifest = Manifest.load(folder / "manifest")
     lock = EmbedderLock(**chosen.get("lock", {"uri": "builtin", "version": descriptor_name(), "digest": ""}))
-    params = EmbedParams(embedder=lock.uri, engine=chosen.get("engine", "local"), batch_size=3)
+    params = EmbedParams(embedder=lock.uri, engine=chosen.get("engine", "local"), batch_size=2)
     resources = Resources(threads=chosen["threads"], cache=Path(chosen["cache"]) if "cache" in chosen else None)
     if chosen.get("slow"):
         import time
