@@ -226,12 +226,7 @@ class Video:
         error_kind = _pyav().error.FFmpegError
         try:
             yield
-        except (
-            error_kind,
-            OSError,
-            ValueError,
-            ArithmeticError,
-        ) as error:  # the last two of numbers that make no sense
+        except (error_kind, OSError, ValueError, ArithmeticError) as error:
             message = f"{self._place.uri}: cannot be read as video ({getattr(error, 'strerror', None) or error})"
             raise UserError(message, remedy="convert it to MP4, or exclude it") from None
 

@@ -225,6 +225,7 @@ def test_what_fails_in_the_midst_of_a_film_is_a_damaged_frame_unless_memory_or_t
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi"])
 def test_F12_damaged_films_stop_no_ingest(tmp_path: Path, bare_settings: Settings, name: str) -> None:
     whole = film(tmp_path / "films" / f"whole-{name}", codec="mpeg4").read_bytes()
+    film(tmp_path / "films" / f"other-{name}", frames=20)
     ingested = 0
     for number in range(6):
         rng = np.random.default_rng(number)
@@ -233,9 +234,9 @@ def test_F12_damaged_films_stop_no_ingest(tmp_path: Path, bare_settings: Setting
             damaged[place] = int(rng.integers(256))
         path = tmp_path / "films" / f"damaged-{number}-{name}"
         path.write_bytes(damaged)
-        lock_of_both = SnapshotParams(source=str(path.parent / f"*{name}"))
+        params = SnapshotParams(source=str(path.parent / f"*{name}"))
         try:
-            lock = take_snapshot(lock_of_both, bare_settings)
+            lock = take_snapshot(params, bare_settings)
         except UserError:  # its packets cannot be listed
             path.unlink()
             continue
