@@ -8,7 +8,7 @@ import torch
 from artifacts import CONFIG
 from PIL import Image
 
-from components.data.decoding import DecodingError
+from components.errors import UserError
 from components.features.extraction import extract
 from components.features.images import batches, centre_crop, prepare
 from components.models.backbone import Preprocess
@@ -54,10 +54,10 @@ def test_features_are_the_models_own_for_any_batch_size(model: VisionTransformer
         assert found.cls.shape == (40, 2, 8), "a backbone of two blocks has the features of two"
 
 
-def test_an_image_that_does_not_decode_is_named_by_its_reason(model: VisionTransformer) -> None:
+def test_an_image_that_does_not_decode_is_named_with_its_reason(model: VisionTransformer) -> None:
     reader = Memory(3)
     reader.files["01"] = b"no image"
-    with pytest.raises(DecodingError, match="not-an-image"):
+    with pytest.raises(UserError, match=r"image 01 does not decode \(not-an-image\)"):
         extract(model, reader, ["00", "01", "02"], PREPROCESS)
 
 
