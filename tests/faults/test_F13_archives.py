@@ -183,8 +183,8 @@ def header(name: str, kind: bytes, size: int) -> bytes:
 @pytest.mark.parametrize(
     "hostile",
     [
-        extended("size", "-1024"),
-        extended("size", "-4096"),
+        extended("size", "-1536"),  # to where it begins itself
+        extended("size", "-3072"),  # to the image before it
         extended("size", str(1 << 70)),
         extended("GNU.sparse.size", "many"),
         header("././@PaxHeader", tarfile.XHDTYPE, 64 << 20) + bytes(64 << 20),

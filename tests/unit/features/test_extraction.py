@@ -8,7 +8,7 @@ import torch
 from artifacts import CONFIG
 from PIL import Image
 
-from components.data.decoding import DecodingError
+from components.errors import UserError
 from components.features.extraction import extract
 from components.features.images import batches, centre_crop, prepare
 from components.models.backbone import Preprocess
@@ -65,10 +65,10 @@ def test_the_reader_is_told_of_every_batch_once(monkeypatch: pytest.MonkeyPatch)
     assert [one for one in told if one] == [ids[:4], ids[4:8], ids[8:]]
 
 
-def test_an_image_that_does_not_decode_is_named_by_its_reason(model: VisionTransformer) -> None:
+def test_an_image_that_does_not_decode_is_named_with_its_reason(model: VisionTransformer) -> None:
     reader = Memory(3)
     reader.files["01"] = b"no image"
-    with pytest.raises(DecodingError, match="not-an-image"):
+    with pytest.raises(UserError, match=r"image 01 does not decode \(not-an-image\)"):
         extract(model, reader, ["00", "01", "02"], PREPROCESS)
 
 
