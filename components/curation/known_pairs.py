@@ -15,7 +15,7 @@ from components.curation.copies import FINE_SIDE, compare
 from components.curation.deduplication import DedupParams
 from components.curation.embedding import Describe
 from components.curation.thresholds import ScoredPairs
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.data.phash import phash
 from components.data.reading import Reader
 from components.data.scenes.planting import TRANSFORMS, plant
@@ -146,7 +146,7 @@ def _plant(reader: Reader, originals: Sequence[str]) -> tuple[dict[str, bytes], 
     names = []
     for number, one in enumerate(originals):
         name = list(TRANSFORMS)[number % len(TRANSFORMS)]
-        picture, _ = plant(decode_rgb(reader.read(one)), rng, name)
+        picture, _ = plant(decode_stored(reader.read, one), rng, name)
         buffer = BytesIO()
         picture.save(buffer, "JPEG", quality=QUALITY)
         # numbered, because two transformations may give the same bytes
@@ -182,6 +182,6 @@ def _like_hashes(
     reader: Reader, firsts: Sequence[str], seconds: Sequence[str], distance: int
 ) -> Bool[np.ndarray, " copies"]:
     def bits(one: str) -> int:
-        return phash(decode_rgb(reader.read(one)))
+        return phash(decode_stored(reader.read, one))
 
     return np.array([(bits(a) ^ bits(b)).bit_count() <= distance for a, b in zip(firsts, seconds, strict=True)], bool)

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.data.reading import Reader
 
 T = TypeVar("T")
@@ -116,7 +116,7 @@ def _draw(groups: list[list[Cell]], reader: Reader, path: Path) -> bool:
 
 def _tile(reader: Reader, one: str) -> Image.Image:
     """The image on a square, its shape kept."""
-    image = decode_rgb(reader.read(one), min_side=TILE)
+    image = decode_stored(reader.read, one, min_side=TILE)
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     square = Image.new("RGB", (TILE, TILE), PAPER)

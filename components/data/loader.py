@@ -111,6 +111,7 @@ class CropLoader:
         self._grid = views.global_size // patch_size
         self._cache: dict[str, np.ndarray] = {}
         self._cache_left = cache_bytes
+        self._cache_lock = threading.Lock()
         self._min_side = _least_side(views)
         self._pool = ThreadPoolExecutor(workers, "decode") if workers > 1 else None
 
@@ -222,9 +223,10 @@ class CropLoader:
         if (cached := self._cache.get(image_id)) is not None:
             return cached
         image = np.array(_shrunk(decode_stored(self._reader.read, image_id, min_side=self._min_side), self._min_side))
-        if image.nbytes <= self._cache_left:
-            self._cache_left -= image.nbytes
-            self._cache[image_id] = image
+        with self._cache_lock:  # several threads decode
+            if image.nbytes <= self._cache_left:
+                self._cache_left -= image.nbytes
+                self._cache[image_id] = image
         return image
 
 

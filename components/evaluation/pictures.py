@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F
 
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.data.reading import Reader
 from components.features.images import centre_crop, prepare
 from components.features.search import top_k
@@ -39,8 +39,8 @@ def patch_components(
         preprocess: how they are prepared.
         path: PNG to write.
     """
-    pictures = [centre_crop(decode_rgb(reader.read(one)), preprocess) for one in ids]
-    images = torch.stack([prepare(decode_rgb(reader.read(one)), preprocess) for one in ids])
+    pictures = [centre_crop(decode_stored(reader.read, one), preprocess) for one in ids]
+    images = torch.stack([prepare(decode_stored(reader.read, one), preprocess) for one in ids])
     patches = model(images).patches
     grid = round(patches.shape[1] ** 0.5)
     colours = _principal_colours(patches.flatten(0, 1)).view(len(ids), grid, grid, 3)
@@ -77,10 +77,10 @@ def neighbour_gallery(
     _, nearest = top_k(F.normalize(queries, dim=-1), F.normalize(base, dim=-1), NEIGHBOURS)
     rows = []
     for row, query_id in enumerate(query_ids):
-        tiles = [_tile(decode_rgb(reader.read(query_id)), (40, 40, 40))]
+        tiles = [_tile(decode_stored(reader.read, query_id), (40, 40, 40))]
         for index in nearest[row].tolist():
             frame = _frame(query_labels[row], base_labels[index])
-            tiles.append(_tile(decode_rgb(reader.read(base_ids[index])), frame))
+            tiles.append(_tile(decode_stored(reader.read, base_ids[index]), frame))
         rows.append(tiles)
     _sheet(rows).save(path, "PNG")
 
