@@ -134,7 +134,7 @@ def curves(name: str, train: str) -> dict[str, Any]:
     best, bound = measures["agreement"]["suggested"], TRAINED_RECALL if EMBEDDER else RECALL
     return {
         "target": f"threshold in {name}",
-        "what": f"recall of agreement where precision is {PRECISION}, {EMBEDDER or 'built-in descriptor'}",
+        "what": f"recall of agreement where precision is {PRECISION}, {'a trained backbone' if EMBEDDER else 'built-in descriptor'}",
         "ratio": round(best["recall"], 4) if best else 0.0,
         "bound": f">= {bound}",
         "holds": bool(best and best["recall"] >= bound),
