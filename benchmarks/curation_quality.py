@@ -131,10 +131,11 @@ def curves(name: str, train: str) -> dict[str, Any]:
                 if row["threshold"] >= 0.5
             ],
         }
-    best, bound = measures["agreement"]["suggested"], TRAINED_RECALL if EMBEDDER else RECALL
+    best = measures["agreement"]["suggested"]
+    embedder, bound = ("a trained backbone", TRAINED_RECALL) if EMBEDDER else ("built-in descriptor", RECALL)
     return {
         "target": f"threshold in {name}",
-        "what": f"recall of agreement where precision is {PRECISION}, {'a trained backbone' if EMBEDDER else 'built-in descriptor'}",
+        "what": f"recall of agreement where precision is {PRECISION}, {embedder}",
         "ratio": round(best["recall"], 4) if best else 0.0,
         "bound": f">= {bound}",
         "holds": bool(best and best["recall"] >= bound),
