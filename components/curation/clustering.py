@@ -16,8 +16,6 @@ CENTROID_BLOCK = 4096
 """One block of distances takes 64 MiB."""
 SEEDING_ROUNDS = 128
 """Passes over the points that seeding may take; up to so many centroids it is k-means++ itself."""
-
-
 IMAGES_A_CLUSTER = 25
 """Of a small set."""
 CLUSTERS_OF_A_ROOT = 4

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from PIL import __version__ as pillow_version
 
 from components.tracking import progress
-from components.tracking.locking import file_lock
+from components.tracking.locking import file_lock, shared_lock
 
 PART = 512
 """Images of a part at most, but for a batch that is larger; their vectors take about 1 MiB."""
@@ -102,7 +102,7 @@ class PartStore:
     @contextmanager
     def in_use(self) -> Iterator[None]:
         """Nothing is deleted by others during the block."""
-        with file_lock(self._lock, shared=True):
+        with shared_lock(self._lock):
             yield
 
     def load(self, part: Part) -> Vectors | None:

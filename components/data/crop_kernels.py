@@ -13,6 +13,7 @@ import numba
 import numpy as np
 
 ZERO, HALF, ONE, SIX, TOP = (np.float32(value) for value in (0, 0.5, 1, 6, 255))
+# values of `colour`, again: kept code is made anew when this file changes, not when another one does
 RED, GREEN, BLUE = (np.float32(value) for value in (0.2989, 0.587, 0.114))
 LEAST_CHROMA = np.float32(1e-12)
 SOLARISE_THRESHOLD = np.float32(128 / 255)

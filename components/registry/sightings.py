@@ -61,6 +61,7 @@ def who_saw(ids: Collection[str], settings: Settings) -> Sightings:
     versions, records, carried = all_versions(settings), ImageRecords(settings), aliases(settings)
     lists = {one.version: records.trained(one) for one in versions}
     trained = {number: among(ids, packed) for number, packed in lists.items() if packed is not None}
+    owners = _owners(versions)
     seen, unknown = [], []
     for version in versions:
         images, line = trained.get(version.version, frozenset()), ancestors(version, versions)
@@ -68,7 +69,7 @@ def who_saw(ids: Collection[str], settings: Settings) -> Sightings:
         if images or ancestor is not None:
             seen.append(Sighting(version, tuple(carried.get(version.version, ())), images, ancestor))
         known = images.union(*(trained.get(one.version, ()) for one in line))
-        reason = _gap([version, *line], trained, _owners(versions))
+        reason = _gap([version, *line], trained, owners)
         if reason is not None and known != frozenset(ids):
             unknown.append(Unknown(version, reason))
     return Sightings(tuple(seen), tuple(unknown))

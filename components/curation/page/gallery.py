@@ -6,7 +6,7 @@ from io import BytesIO
 from PIL import Image
 
 from components.curation.page.markup import Html, tag
-from components.data.decoding import decode_rgb
+from components.data.decoding import decode_stored
 from components.data.reading import Reader
 
 SIDE = 80
@@ -40,7 +40,7 @@ class Gallery:
         return tag("figure", picture, label, class_="gone" if gone else None)
 
     def _data(self, image_id: str) -> str:
-        image = decode_rgb(self._reader.read(image_id), min_side=SIDE)
+        image = decode_stored(self._reader.read, image_id, min_side=SIDE)
         image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
         buffer = BytesIO()
         image.save(buffer, "JPEG", quality=QUALITY)
