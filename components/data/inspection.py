@@ -12,12 +12,12 @@ from components.data.ingest_cache import KeptShards, Place, Verdict
 from components.data.lock import Role, SourceObject
 from components.data.phash import phash
 from components.data.sources import REMOTE, Annotation, Source, object_uri
+from components.data.sources.digests import ETAG, SHA256
 from components.data.worker_process import NOTHING, Began
 from components.errors import UserError
 
 TOO_MANY_BYTES = "too-many-bytes"
 TOO_MUCH_MEMORY = "too-much-memory"
-SHA256, ETAG = "sha256:", "etag:"
 DECODED_SIDE = 64
 """Pixels of the shorter side that scaled decoding keeps: the whole file is read through, only pixels are saved."""
 FETCHES = 8

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from components.data.lock import Annotation, Role, SourceObject
+from components.data.sources.digests import ETAG
 from components.data.sources.selection import Selection, annotate
 from components.errors import UserError
 from components.s3 import ATTEMPTS, READ_SECONDS, S3Address, error_code, is_intact, s3_client, s3_errors_explained
@@ -23,7 +24,6 @@ BACKOFF_SECONDS = 0.2
 PAGE = 1000
 """Objects asked for in one listing request."""
 CHANGED = "take a new snapshot with `selfsight snapshot`"
-_ETAG = "etag:"
 _GONE = {"NoSuchKey", "404", "PreconditionFailed", "412"}
 
 
@@ -55,18 +55,18 @@ class S3Source:
         with self._explained(self.uri):
             found = self._selection.of(self._keys(), self.uri)
         for name, (size, etag) in found:
-            yield SourceObject(self.role, name, size, f"{_ETAG}{etag}")
+            yield SourceObject(self.role, name, size, f"{ETAG}{etag}")
 
     def read(self, name: str, digest: str | None = None) -> bytes:
         """Returns the bytes of an object, see `Source.read`; a body cut short or damaged is asked for again."""
         request = {"Bucket": self._address.bucket, "Key": self._address.key(name)}
         if digest is not None:
-            request["IfMatch"] = f'"{digest.removeprefix(_ETAG)}"'
+            request["IfMatch"] = f'"{digest.removeprefix(ETAG)}"'
         what = f"{self.uri.rstrip('/')}/{name}"
         for attempt in range(self._attempts):
             with self._explained(what):
                 answer = self._connected().get_object(**request)  # type: ignore[arg-type]
-            if digest is not None and _etag(answer) not in ("", digest.removeprefix(_ETAG)):
+            if digest is not None and _etag(answer) not in ("", digest.removeprefix(ETAG)):
                 raise UserError(f"{what}: gone or changed since the snapshot", remedy=CHANGED)
             data = _whole_body(answer["Body"], what)
             if data is not None and is_intact(data, answer):

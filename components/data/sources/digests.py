@@ -12,6 +12,8 @@ from typing import BinaryIO, NamedTuple
 from components.data.cache_file import CacheFile
 from components.errors import UserError
 
+SHA256, ETAG = "sha256:", "etag:"
+"""What the digest of an object begins with: a hash of its bytes, or what a bucket says of them."""
 CHUNK = 1 << 20
 SETTLED_NS = 2_000_000_000
 """A file changed less than this ago may change again within one tick of the clock: it is not remembered."""
@@ -24,7 +26,7 @@ _TABLE = (
 
 def digest_of(data: bytes) -> str:
     """The digest of an object whose bytes are at hand: `sha256:` and 64 hexadecimal digits."""
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return f"{SHA256}{hashlib.sha256(data).hexdigest()}"
 
 
 def digest_of_parts(parts: Iterable[bytes]) -> str:
@@ -32,7 +34,7 @@ def digest_of_parts(parts: Iterable[bytes]) -> str:
     found = hashlib.sha256()
     for part in parts:
         found.update(part)
-    return f"sha256:{found.hexdigest()}"
+    return f"{SHA256}{found.hexdigest()}"
 
 
 def digest_of_file(file: BinaryIO) -> str:

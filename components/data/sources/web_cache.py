@@ -1,6 +1,5 @@
 """What was fetched from the internet, kept by content, so that nothing unchanged is fetched twice."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from components.data.cache_file import CacheFile
+from components.data.sources.digests import SHA256, digest_of
 from components.errors import no_space_is_a_user_error
 from components.settings import Settings
 
@@ -18,7 +18,6 @@ KEPT_SECONDS = 30 * 24 * 3600
 """Age at which an address that no snapshot asked for is forgotten, unless the lock at hand names its bytes."""
 LEFTOVER_SECONDS = 3600
 """Age at which a file that nothing names is nobody's: a younger one may be about to be named."""
-_SHA256 = "sha256:"
 _TABLE = "CREATE TABLE IF NOT EXISTS addresses (url TEXT PRIMARY KEY, size INT, digest TEXT, validators TEXT)"
 
 
@@ -62,7 +61,7 @@ class WebCache:
         Raises:
             UserError: if there is no space.
         """
-        kept = Kept(len(data), f"{_SHA256}{hashlib.sha256(data).hexdigest()}", validators)
+        kept = Kept(len(data), digest_of(data), validators)
         path = self._path(kept.digest)
         try:
             os.utime(path)
@@ -85,7 +84,7 @@ class WebCache:
             data = self._path(digest).read_bytes()
         except OSError:
             return None
-        return data if digest == f"{_SHA256}{hashlib.sha256(data).hexdigest()}" else None
+        return data if digest == digest_of(data) else None
 
     def clean(self, named: Collection[str], forgotten: Collection[str]) -> None:
         """Deletes what is of no use any more.
@@ -110,7 +109,7 @@ class WebCache:
                         dropped.add(path.name)
                     if path.name in dropped:
                         path.unlink()
-            rows = [(_SHA256 + one,) for one in given & dropped]
+            rows = [(SHA256 + one,) for one in given & dropped]
             addresses.write(("DELETE FROM addresses WHERE digest = ?", rows))
 
     def _addresses(self) -> CacheFile:
@@ -127,7 +126,7 @@ def web_cache(settings: Settings) -> WebCache:
 
 
 def _digits(digest: str) -> str:
-    return digest.removeprefix(_SHA256)
+    return digest.removeprefix(SHA256)
 
 
 def _write_whole(data: bytes, path: Path) -> None:
