@@ -91,7 +91,7 @@ def simulated() -> dict[str, float]:
             )
         )
 
-    found = {"start, one part and stop": waits(1, 1)}
+    found = {"start, one part and stop": round(waits(1, 1), 2)}
     return found | {f"{workers} workers": round(waits(SIMULATED_PARTS, workers), 2) for workers in SIMULATED_WORKERS}
 
 

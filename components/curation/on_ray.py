@@ -25,6 +25,8 @@ START_SECONDS = 120
 LOOPBACK = "127.0.0.1"
 CODE = Path(__file__).parents[2]
 """What workers import this code from."""
+TOKEN = secrets.token_hex(32)
+"""Lets into a Ray that is started here; one a process, as Ray reads it once."""
 
 
 class Describer:
@@ -97,7 +99,7 @@ def _session(address: str | None, workers: int) -> Iterator["types.ModuleType"]:
             # read when ray is imported: nodes of one machine then find each other on the loopback address
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
             os.environ["RAY_AUTH_MODE"] = "token"
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            os.environ["RAY_AUTH_TOKEN"] = TOKEN
             os.environ["RAY_raylet_start_wait_time_s"] = str(START_SECONDS)  # noqa: SIM112
             here: dict[str, Any] = {
                 "address": "local",
