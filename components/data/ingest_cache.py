@@ -7,17 +7,20 @@ and these parameters, bytes are compared with their SHA-256 before they enter a 
 import hashlib
 import os
 import tarfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from components.data.cache_file import CacheFile
 from components.data.linking import place_link
 from components.data.shard_writer import Member, is_whole
+from components.data.sources.digests import SHA256
 from components.errors import UserError
 from components.tracking.locking import shared_lock
+
+T = TypeVar("T")
 
 ROWS = 2048
 """Findings that are written at a time; a kill loses at most so many."""
@@ -136,25 +139,28 @@ class IngestCache:
 
     def recall(self, keys: Sequence[str]) -> dict[str, Finding]:
         """What is known about objects, by key."""
-        found = {}
-        for start in range(0, len(keys), _KEYS):
-            some = keys[start : start + _KEYS]
-            query = _RECALL.format(", ".join("?" * len(some)))
-            for row in self._database.rows(query, (self._policy, *some)):
-                found[row[0]] = self._finding(*row[1:])
-        return found
+        ids = {key: _digits(key) for key in keys if key.startswith(SHA256)}
+        others = [key for key in keys if not key.startswith(SHA256)]
+        for some in _some(others):
+            ids |= self._database.rows(_OBJECTS.format(_marks(some)), some)
+        known: dict[bytes, Finding] = {}
+        for part in _some(list(ids.values())):
+            for one, *row in self._database.rows(_FINDINGS.format(_marks(part, "(?)")), (*part, self._policy)):
+                known[one] = self._finding(one, *row)
+        return {key: known[one] for key, one in ids.items() if one in known}
 
     def remember(self, key: str, image_id: str, verdict: Verdict) -> None:
         """Notes what was found out about an object.
 
         Args:
-            key: of the object.
+            key: of the object; what begins with `sha256:` is followed by the id itself.
             image_id: SHA-256 of its bytes.
             verdict: what decoding gave.
         """
         one = bytes.fromhex(image_id)
         phash = None if verdict.phash is None else verdict.phash.to_bytes(8, "big")
-        self._objects.append((key, one))
+        if not key.startswith(SHA256):
+            self._objects.append((key, one))
         self._images.append((one, self._policy, *verdict[:3], phash, verdict.reason))
         if len(self._images) >= ROWS:
             self._flush()
@@ -225,6 +231,19 @@ class IngestCache:
             return True
 
 
+def _digits(key: str) -> bytes:
+    return bytes.fromhex(key.removeprefix(SHA256))
+
+
+def _some(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Parts of what is asked, each not too long for one query."""
+    return (values[start : start + _KEYS] for start in range(0, len(values), _KEYS))
+
+
+def _marks(values: Sequence[object], mark: str = "?") -> str:
+    return ", ".join([mark] * len(values))
+
+
 def policy_of(code: Iterable[Path], values: Mapping[str, object]) -> str:
     """Identifies code and parameters: a hash of the files' content and of the values."""
     found = hashlib.sha256(repr(sorted(values.items())).encode())
@@ -242,8 +261,10 @@ def _stamp(path: Path) -> tuple[int, int] | None:
     return stat.st_size, stat.st_mtime_ns
 
 
-_RECALL = """
-SELECT objects.key, objects.id, images.id IS NOT NULL, format, width, height, phash, reason, shard, offset, nbytes
-FROM objects LEFT JOIN images ON images.id = objects.id AND policy = ? LEFT JOIN places ON places.id = objects.id
-WHERE objects.key IN ({})
+_OBJECTS = "SELECT key, id FROM objects WHERE key IN ({})"
+_FINDINGS = """
+WITH wanted(id) AS (VALUES {})
+SELECT wanted.id, images.id IS NOT NULL, format, width, height, phash, reason, shard, offset, nbytes
+FROM wanted LEFT JOIN images ON images.id = wanted.id AND policy = ? LEFT JOIN places ON places.id = wanted.id
+WHERE images.id IS NOT NULL OR places.id IS NOT NULL
 """

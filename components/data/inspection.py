@@ -10,7 +10,7 @@ from typing import NamedTuple
 from components.data.decoding import DecodingError, decode
 from components.data.ingest_cache import KeptShards, Place, Verdict
 from components.data.lock import Role, SourceObject
-from components.data.phash import phash
+from components.data.phash import grey_square, phashes
 from components.data.sources import REMOTE, Annotation, Source, object_uri
 from components.data.sources.digests import ETAG, SHA256
 from components.data.worker_process import NOTHING, Began
@@ -31,6 +31,17 @@ class Wanted(NamedTuple):
     id: str | None = None
     """SHA-256 of its bytes, where they are among the kept shards."""
     place: Place | None = None
+
+
+class _Decoded(NamedTuple):
+    """An image that decodes, before it is hashed."""
+
+    id: str
+    format: str
+    width: int
+    height: int
+    square: bytes
+    data: bytes
 
 
 class Outcome(NamedTuple):
@@ -95,7 +106,7 @@ class Inspector:
             UserError: if an object is gone or is not what the lock says.
         """
         pool = ThreadPoolExecutor(FETCHES, "fetch")
-        found = []
+        found: list[Outcome | _Decoded] = []
         try:
             coming = {place: pool.submit(self.read, one) for place, one in enumerate(wanted) if self._is_remote(one)}
             for place, one in enumerate(wanted):
@@ -106,7 +117,7 @@ class Inspector:
                 began(NOTHING)
         finally:
             pool.shutdown(cancel_futures=True)
-        return found
+        return _hashed(found)
 
     def read(self, one: Wanted) -> bytes | None:
         """The bytes of an object: from the kept shards, else from its source; None if they are too many.
@@ -159,7 +170,7 @@ class Inspector:
     def _is_remote(self, one: Wanted) -> bool:
         return isinstance(self.sources[one.source.role], REMOTE)
 
-    def _read_and_inspect(self, one: Wanted) -> Outcome:
+    def _read_and_inspect(self, one: Wanted) -> Outcome | _Decoded:
         try:
             return self._inspect(one.source, self.read(one))
         except MemoryError:
@@ -170,7 +181,7 @@ class Inspector:
             where = object_uri(self.sources[one.source.role].uri, one.source.name)
             raise UserError(f"{where}: {error.strerror}", remedy="make it readable, or exclude it") from None
 
-    def _inspect(self, one: SourceObject, data: bytes | None) -> Outcome:
+    def _inspect(self, one: SourceObject, data: bytes | None) -> Outcome | _Decoded:
         if data is None or len(data) > self.max_bytes:
             return _quarantined(one, data, TOO_MANY_BYTES)
         try:
@@ -180,17 +191,29 @@ class Inspector:
                 min_side=DECODED_SIDE,
                 least_side=self.min_side,
                 max_aspect=self.max_aspect,
+                grey=True,
             )
+            square = grey_square(decoded.image)
         except DecodingError as error:
             return _quarantined(one, data, error.reason)
         except MemoryError:
             return _quarantined(one, data, TOO_MUCH_MEMORY)
-        verdict = Verdict(decoded.format, decoded.width, decoded.height, phash(decoded.image), None)
-        return Outcome(_id_read(one, data), verdict, data)
+        return _Decoded(_id_read(one, data), decoded.format, decoded.width, decoded.height, square, data)
 
     def annotation(self, one: SourceObject) -> Annotation:
         """What the source knows about an object."""
         return one.annotation or self.sources[one.role].annotation(one.name)
+
+
+def _hashed(found: Sequence[Outcome | _Decoded]) -> list[Outcome]:
+    """The outcomes of a chunk, all its images hashed at once."""
+    hashes = iter(phashes([one.square for one in found if isinstance(one, _Decoded)]))
+    return [
+        Outcome(one.id, Verdict(one.format, one.width, one.height, next(hashes), None), one.data)
+        if isinstance(one, _Decoded)
+        else one
+        for one in found
+    ]
 
 
 def _quarantined(one: SourceObject, data: bytes | None, reason: str) -> Outcome:

@@ -1,5 +1,7 @@
 """Perceptual hash: 64 bits that stay nearly the same when a picture is scaled or encoded again."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int, UInt8, UInt64
 from PIL import Image
@@ -10,12 +12,7 @@ _SCALE = 4096.0
 
 
 def phash(image: Image.Image) -> int:
-    """Hashes a picture by the signs of its lowest frequencies.
-
-    The picture is scaled to 32 × 32 grey values; of its discrete cosine transform the 64 lowest frequencies but the
-    mean are compared with their median (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions",
-    2010, section 3.2.1, which takes a square block instead). The transform is exact in integers, so that every machine
-    gets the same bits.
+    """Hashes a picture by the signs of its lowest frequencies; see `phashes`.
 
     Args:
         image: any decoded picture.
@@ -23,12 +20,35 @@ def phash(image: Image.Image) -> int:
     Returns:
         64 bits, as a number below 2**64; 0 for a picture of one colour.
     """
-    grey = image.convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0)
-    pixels = np.frombuffer(grey.tobytes(), dtype=np.uint8).reshape(SIDE, SIDE).astype(np.float64)
-    low = (_BASIS @ pixels @ _BASIS.T)[_ROWS, _COLUMNS]
-    ordered = np.partition(low, (BITS // 2 - 1, BITS // 2))
-    twice_median = ordered[BITS // 2 - 1] + ordered[BITS // 2]
-    return int.from_bytes(np.packbits(2.0 * low > twice_median).tobytes(), "big")
+    [found] = phashes([grey_square(image)])
+    return found
+
+
+def grey_square(image: Image.Image) -> bytes:
+    """What of a picture is hashed: 32 × 32 grey values, 0 to 255, row by row."""
+    grey = image if image.mode == "L" else image.convert("L")
+    return grey.resize((SIDE, SIDE), Image.Resampling.BILINEAR, reducing_gap=3.0).tobytes()
+
+
+def phashes(squares: Sequence[bytes]) -> list[int]:
+    """Hashes pictures at once: one by one it takes five times as long.
+
+    Of the discrete cosine transform of the grey values the 64 lowest frequencies but the mean are compared with their
+    median (Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1, which
+    takes a square block instead). The transform is exact in integers, so that every machine gets the same bits.
+
+    Args:
+        squares: of each picture, what `grey_square` gives.
+
+    Returns:
+        Of each, what `phash` gives.
+    """
+    pixels = np.frombuffer(b"".join(squares), dtype=np.uint8).reshape(-1, SIDE, SIDE).astype(np.float64)
+    low = (_BASIS @ pixels @ _BASIS.T)[:, _ROWS, _COLUMNS]
+    ordered = np.partition(low, (BITS // 2 - 1, BITS // 2), axis=1)
+    twice_median = ordered[:, BITS // 2 - 1] + ordered[:, BITS // 2]
+    bits = np.ascontiguousarray(np.packbits(2.0 * low > twice_median[:, None], axis=1))
+    return bits.view(">u8").ravel().tolist()
 
 
 def hamming(a: UInt64[np.ndarray, "..."], b: UInt64[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:

@@ -15,6 +15,7 @@ from components.data.shards import LOCATIONS, SHARD_LIMIT
 SHARDS_OF_LIMIT = 8
 """How many shards of mean size make one of the largest."""
 _END = bytes(2 * tarfile.BLOCKSIZE)
+_BUFFER = 1 << 20
 _NAME_DIGITS = 32
 _DRAW_DIGITS = 13
 """Hexadecimal digits of an id that decide on the end of a shard."""
@@ -197,7 +198,7 @@ class ShardWriter:
         if len(data) != member.nbytes or hashlib.sha256(data).hexdigest() != member.id:
             raise ValueError(f"the bytes of image {member.id} are others")
         if self._file is None:
-            self._file = self._partial.open("wb")
+            self._file = self._partial.open("wb", buffering=_BUFFER)
         self._file.write(_header(member))
         self._file.write(data)
         self._file.write(_padding(member))

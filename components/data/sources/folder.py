@@ -1,5 +1,6 @@
 """A folder of images."""
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,10 +50,15 @@ class FolderSource:
         parent, _, base = safe_name(name, self.uri).rpartition("/")
         try:
             path = f"{self._inside(parent, name)}/{base}"
-            if Path(path).is_symlink() and not Path(path).resolve(strict=True).is_relative_to(self._root):
-                raise _leads_outside(self.uri, name)
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                data = file.read()
+            try:
+                data = _bytes_of(path)
+            except OSError as error:
+                if error.errno != errno.ELOOP:
+                    raise
+                target = Path(path).resolve(strict=True)
+                if not target.is_relative_to(self._root):
+                    raise _leads_outside(self.uri, name) from None
+                data = _bytes_of(str(target))
         except OSError as error:
             raise UserError(f"{self.uri}/{name}: {error.strerror}", remedy=CHANGED) from None
         if digest is not None and digest_of(data) != digest:
@@ -74,6 +80,16 @@ class FolderSource:
                 raise _leads_outside(self.uri, name)
             self._parents[parent] = str(folder)
         return self._parents[parent]
+
+
+def _bytes_of(path: str) -> bytes:
+    """Reads a file; a link is refused with ELOOP, so that a name and what is read at it cannot part in between."""
+    with open(path, "rb", buffering=0, opener=_no_link) as file:
+        return file.read()
+
+
+def _no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW)
 
 
 def files_below(root: Path, uri: str, wanted: Selection) -> Iterator[tuple[str, os.DirEntry[str]]]:
