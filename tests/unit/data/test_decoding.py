@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from components.data.decoding import DecodingError, decode, decode_rgb, decode_stored
+from components.data.decoding import Decoded, DecodingError, decode, decode_rgb, decode_stored
 from components.errors import UserError
+from tests.hostile import corpus
 
 LEFT_RED = np.zeros((16, 24, 3), np.uint8)
 LEFT_RED[:, :12] = (255, 0, 0)
@@ -261,3 +262,26 @@ def test_a_stored_image_that_does_not_decode_is_named() -> None:
     assert decode_stored(lambda _: encode(two_halves()), "1" * 64).size == (24, 16)
     with pytest.raises(UserError, match=rf"image {'1' * 64} does not decode \(not-an-image\): .*dvc checkout"):
         decode_stored(lambda _: b"something else", "1" * 64)
+
+
+def outcome(data: bytes, *, grey: bool) -> Decoded | str:
+    try:
+        return decode(data, grey=grey, min_side=64, least_side=8, max_aspect=50.0)
+    except DecodingError as error:
+        return error.reason
+
+
+def test_luminance_alone_is_refused_for_the_same_reasons_and_looks_the_same() -> None:
+    decoded = 0
+    for one in corpus():
+        grey, colour = outcome(one.data, grey=True), outcome(one.data, grey=False)
+        if isinstance(colour, str) or isinstance(grey, str):
+            assert grey == colour, one.name
+            continue
+        decoded += 1
+        assert grey.image.mode == "L", one.name
+        assert grey[1:] == colour[1:], one.name
+        seen, expected = np.asarray(grey.image, np.int16), np.asarray(colour.image.convert("L"), np.int16)
+        if not one.name.startswith("flipped"):  # colours beyond the range are cut off, luminance is not
+            assert np.abs(seen - expected).mean() <= 0.2, one.name
+    assert decoded > 50

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.data.phash import hamming, hamming_matrix, phash
+from components.data.phash import grey_square, hamming, hamming_matrix, phash, phashes
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
@@ -48,3 +48,9 @@ def test_hamming_counts_differing_bits_up_to_all_64() -> None:
     b = np.array([2**64 - 1, 1, 0b0001], np.uint64)
     assert hamming(a, b).tolist() == [64, 1, 2]
     assert hamming_matrix(a, b).shape == (3, 3)
+
+
+def test_many_at_once_hash_as_one_by_one() -> None:
+    pictures = [picture(seed, (40 + seed, 90)) for seed in range(20)]
+    assert phashes([grey_square(one) for one in pictures]) == [phash(one) for one in pictures]
+    assert phashes([]) == []
