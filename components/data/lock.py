@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from components.durable import sync
 from components.errors import UserError
 
 Role = Literal["train", "eval"]
@@ -187,11 +188,7 @@ def write_whole(text: str, path: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)  # the rename, too
-    finally:
-        os.close(descriptor)
+    sync(path.parent)  # the rename, too
 
 
 def _parsed(line: str, path: Path, number: int, build: Callable[[Any], T]) -> T:

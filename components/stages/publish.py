@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from components.durable import sync
 from components.errors import no_space_is_a_user_error
 
 PARTIAL = ".partial-"
@@ -45,22 +46,14 @@ def _replace(partial: Path, path: Path) -> None:
         _remove(aside)
     else:
         partial.replace(path)
-    _sync_one(path.parent)
+    sync(path.parent)
 
 
 def _sync(path: Path) -> None:
     if path.is_dir():
         for entry in path.rglob("*"):
-            _sync_one(entry)
-    _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync(entry)
+    sync(path)
 
 
 def _remove(path: Path) -> None:

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from components.durable import sync
 from components.tracking.locking import file_lock
 
 _log = logging.getLogger(__name__)
@@ -80,11 +81,11 @@ class CheckpointStore:
         write_durably(partial / MANIFEST, json.dumps({"step": step, "files": dict(digests)}, indent=1).encode())
         _check_files(partial)
         write_durably(partial / VERIFIED, b"")
-        sync_folder(partial)
+        sync(partial)
         if final.exists():
             shutil.rmtree(final)
         partial.rename(final)
-        sync_folder(self.folder)
+        sync(self.folder)
         self._point(step)
         self._retain(step)
         return final
@@ -163,7 +164,7 @@ class CheckpointStore:
         temporary = self.folder / f".{POINTER}"
         write_durably(temporary, json.dumps({"step": step}).encode())
         temporary.replace(self.folder / POINTER)
-        sync_folder(self.folder)
+        sync(self.folder)
 
     def _retain(self, step: int) -> None:
         """Keeps the checkpoint of `step`, just committed, and the newest ones before it."""
@@ -211,15 +212,6 @@ def write_durably(path: Path, content: bytes) -> str:
         file.flush()
         os.fsync(file.fileno())
     return hashlib.sha256(content).hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes names in a folder to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_files(folder: Path) -> None:

@@ -18,6 +18,7 @@ SURROUNDINGS = (
     "components.settings",
     "components.errors",
     "components.redaction",
+    "components.durable",
     "components.s3",
     "components.parameters",
     "components.stages.runner",
