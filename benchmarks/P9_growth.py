@@ -94,7 +94,8 @@ def images(count: int) -> dict[str, Any]:
         pair_table,
         sharpness,
     )
-    from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, Resources, embed
+    from components.curation.embedder import BUILTIN, EmbedderLock
+    from components.curation.embedding import EmbedParams, Resources, embed
     from components.curation.expectations import expectations
     from components.curation.retrieval import RetrieveParams, retrieve
     from components.data.decoding import decode_rgb
@@ -116,7 +117,7 @@ def images(count: int) -> dict[str, Any]:
         nothing = np.zeros(count, bool)
         with watch.step("exact search"):
             candidates = candidate_pairs(
-                vectors, hashes, nothing, neighbours=params.neighbours, hash_distance=params.hash_distance,
+                [vectors], hashes, nothing, neighbours=params.neighbours, hash_distance=params.hash_distance,
                 search=Search(params.exact_up_to, params.probes),
             )  # fmt: skip
         with watch.step("compare"):

@@ -26,7 +26,8 @@ from PIL import Image
 from benchmarks.report import RESULTS, machine
 from benchmarks.workbench import ROOT, fresh_clone, real_data, selfsight
 from components.curation.deduplication import DedupParams
-from components.curation.embedding import BUILTIN, Describe, EmbedderLock
+from components.curation.embedder import BUILTIN, EmbedderLock
+from components.curation.embedding import Describe
 from components.curation.known_pairs import Described, planted_pairs
 from components.curation.scoring import score_deduplication
 from components.curation.thresholds import curve, draw_curve, recall_by_transform, suggest

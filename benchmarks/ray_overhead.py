@@ -18,7 +18,8 @@ import numpy as np
 from benchmarks.P9_growth import make_shards
 from benchmarks.report import report
 from benchmarks.training_step import clock
-from components.curation.embedding import EmbedderLock, EmbedParams, Resources, embed
+from components.curation.embedder import EmbedderLock
+from components.curation.embedding import EmbedParams, Resources, embed
 from components.curation.on_ray import describe_on_ray
 from components.curation.parts import plan_parts
 from components.data.shards import ShardReader

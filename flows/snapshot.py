@@ -4,13 +4,8 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from components.curation.embedding import (
-    EmbedderLock,
-    is_asked_for,
-    read_embedder_lock,
-    resolve_embedder,
-    write_embedder_lock,
-)
+from components.curation.embedder import EmbedderLock, read_embedder_lock, write_embedder_lock
+from components.curation.embedding import is_asked_for, resolve_embedder
 from components.data.lock import Changes, Role, SourceLock, read_lock, removed_since, same_lock, write_lock
 from components.data.snapshot import take_snapshot
 from components.data.sources import open_source

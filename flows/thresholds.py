@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from components.curation.deduplication import DedupParams
-from components.curation.embedding import Describe, read_embedder_lock
+from components.curation.embedder import read_embedder_lock
+from components.curation.embedding import Describe
 from components.curation.known_pairs import Described, Measure, labelled_pairs, planted_pairs
 from components.curation.thresholds import ScoredPairs, curve, draw_curve, recall_by_transform, suggest
 from components.data.forgotten import read_forgotten, usable

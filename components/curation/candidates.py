@@ -1,5 +1,6 @@
 """Pairs of images that may be copies of each other: few enough to look at each closely."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Candidates(NamedTuple):
 
 
 def candidate_pairs(
-    vectors: Float[np.ndarray, "n dim"],
+    spaces: Sequence[Float[np.ndarray, "n dim"]],
     hashes: UInt64[np.ndarray, " n"],
     evaluation: Bool[np.ndarray, " n"],
     *,
@@ -46,22 +47,22 @@ def candidate_pairs(
     Pairs within the evaluation part are left out: nothing is decided by them.
 
     Args:
-        vectors: embeddings of unit length.
+        spaces: embeddings of unit length, one or several of each image.
         hashes: perceptual hashes.
         evaluation: whether an image is of the evaluation part.
         neighbours: nearest training images of every image, and nearest evaluation images of every training image, by
-            embedding and by hash: frames of a fixed camera are all alike, and all with all would be too many. Without
-            the second search an evaluation image would find so many of its leaks and no more.
+            each embedding and by hash: frames of a fixed camera are all alike, and all with all would be too many.
+            Without the second search an evaluation image would find so many of its leaks and no more.
         hash_distance: bits in which two hashes may differ.
         search: how.
 
     Raises:
         UserError: if there are more training images than `exact_up_to` and faiss is not installed.
     """
-    by_embedding = embedding_candidates(vectors, evaluation, neighbours=neighbours, search=search)
+    found = [embedding_candidates(vectors, evaluation, neighbours=neighbours, search=search) for vectors in spaces]
     by_hash = _by_hash(hashes, evaluation, neighbours, hash_distance, search)
-    pairs = np.unique(np.concatenate([by_embedding.pairs, by_hash]), axis=0)
-    return Candidates(pairs[~evaluation[pairs].all(axis=1)], by_embedding.recall)
+    pairs = np.unique(np.concatenate([*(one.pairs for one in found), by_hash]), axis=0)
+    return Candidates(pairs[~evaluation[pairs].all(axis=1)], min(one.recall for one in found))
 
 
 def embedding_candidates(

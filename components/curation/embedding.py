@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 
+from components.curation.embedder import BUILTIN, EmbedderLock
 from components.curation.parts import Part, PartStore, Vectors, describe_here, plan_parts
-from components.data.lock import read_resolved, write_resolved
 from components.data.reading import Reader
 from components.errors import UserError
 from components.features.descriptor import describe_thumbnails, descriptor_name
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from components.models.backbone import Backbone
 
 CHAMPION = "champion"
-BUILTIN = "builtin"
 REGISTERED = "models:/"
 PARTS_ON_A_GPU = 2
 """Parts that are worked on at a time: the images of one are decoded while the GPU is at the other."""
@@ -60,18 +59,6 @@ class Resources:
     """Folder for the vectors of finished parts; None keeps none."""
 
 
-@dataclass(frozen=True)
-class EmbedderLock:
-    """The embedder that a snapshot resolved to."""
-
-    uri: str
-    """`builtin`, or where the backbone is."""
-    version: str
-    """Version of the descriptor, or of the registered model."""
-    digest: str
-    """Artifact hash of a backbone; empty for the built-in descriptor."""
-
-
 def resolve_embedder(
     params: EmbedParams, champion: Callable[[], EmbedderLock | None], digest_of: Callable[[str], str]
 ) -> EmbedderLock:
@@ -95,20 +82,6 @@ def is_asked_for(lock: EmbedderLock, wanted: str) -> bool:
     if lock.uri == BUILTIN:
         return wanted in (BUILTIN, CHAMPION) and lock.version == descriptor_name()
     return wanted == lock.uri or (wanted == CHAMPION and lock.uri.startswith(REGISTERED))
-
-
-def write_embedder_lock(lock: EmbedderLock, path: Path) -> None:
-    """Writes the lock, replacing the file whole."""
-    write_resolved(lock, path)
-
-
-def read_embedder_lock(path: Path) -> EmbedderLock:
-    """Reads the lock.
-
-    Raises:
-        UserError: if it is absent or damaged.
-    """
-    return read_resolved(EmbedderLock, path)
 
 
 class Describe:

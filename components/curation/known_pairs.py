@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from components.curation.copies import FINE_SIDE, compare
 from components.curation.deduplication import DedupParams
+from components.curation.embedder import BUILTIN
 from components.curation.embedding import Describe
 from components.curation.thresholds import ScoredPairs
 from components.data.decoding import decode_stored
@@ -20,6 +21,7 @@ from components.data.phash import phash
 from components.data.reading import Reader
 from components.data.scenes.planting import TRANSFORMS, plant
 from components.errors import UserError
+from components.features.descriptor import describe_many
 from components.features.search import top_k
 from components.features.thumbnails import load_thumbnails
 
@@ -55,6 +57,32 @@ class _WithPlants:
         self.reader.prefetch([one for one in image_ids if one not in self.plants])
 
 
+class _Space(NamedTuple):
+    """Vectors of images and of copies planted in some of them."""
+
+    images: Float[np.ndarray, "n dim"]
+    copies: Float[np.ndarray, "copies dim"]
+
+    def cosine(self, rows: Int[np.ndarray, " copies"]) -> Float[np.ndarray, " copies"]:
+        """Of each copy with its original, which is in that row."""
+        found: Float[np.ndarray, " copies"] = np.einsum("pd,pd->p", self.copies, self.images[rows])
+        return found
+
+    def others(self, chosen: Int[np.ndarray, " chosen"], neighbours: int) -> Int[np.ndarray, "pairs 2"]:
+        """Each of the chosen images with its nearest; the smaller row first, each pair once."""
+        base = torch.from_numpy(self.images)
+        near = top_k(base[torch.from_numpy(chosen)], base, neighbours + 1)[1].numpy()
+        queries, rank = (near != chosen[:, None]).nonzero()
+        pairs: Int[np.ndarray, "pairs 2"] = np.stack([chosen[queries], near[queries, rank]], axis=1)
+        return np.unique(np.sort(pairs, axis=1), axis=0)
+
+    def proposes(self, rows: Int[np.ndarray, " copies"], neighbours: int) -> Bool[np.ndarray, " copies"]:
+        """Whether the original is among the nearest of its copy."""
+        nearest, _ = top_k(torch.from_numpy(self.copies), torch.from_numpy(self.images), neighbours)
+        found: Bool[np.ndarray, " copies"] = self.cosine(rows) >= nearest[:, -1].numpy() - 1e-6
+        return found
+
+
 def planted_pairs(
     reader: Reader, described: Described, describe: Describe, *, measure: Measure, images: int, params: DedupParams
 ) -> ScoredPairs:
@@ -75,22 +103,21 @@ def planted_pairs(
     rows = np.repeat(chosen, COPIES)
     plants, names = _plant(reader, [ids[row] for row in rows.tolist()])
     copies = list(plants)
-    vectors = describe.of(_WithPlants(reader, plants))(copies)
-    base = torch.from_numpy(described.vectors)
-    cosine = np.einsum("pd,pd->p", vectors, described.vectors[rows])
-    near_cosine, near = (one.numpy() for one in top_k(base[torch.from_numpy(chosen)], base, params.neighbours + 1))
-    queries, rank = (near != chosen[:, None]).nonzero()
-    others = np.stack([chosen[queries], near[queries, rank]], axis=1)
-    others, kept = np.unique(np.sort(others, axis=1), axis=0, return_index=True)
+    whole = _WithPlants(reader, plants)
+    spaces = [_Space(described.vectors, describe.of(whole)(copies))]
+    if measure == "agreement" and describe.lock.uri != BUILTIN:  # as `dedup` does
+        spaces.append(_Space(*(describe_many(load_thumbnails(*some)) for some in ((reader, ids), (whole, copies)))))
+    others = np.unique(np.concatenate([space.others(chosen, params.neighbours) for space in spaces]), axis=0)
     firsts = [ids[row] for row in [*rows.tolist(), *others[:, 0].tolist()]]
     seconds = [*copies, *(ids[row] for row in others[:, 1].tolist())]
     if measure == "cosine":
-        score = np.concatenate([cosine, near_cosine[queries, rank][kept]])
+        one, other = (described.vectors[others[:, side]] for side in (0, 1))
+        score = np.concatenate([spaces[0].cosine(rows), np.einsum("pd,pd->p", one, other)])
     else:
-        whole = _WithPlants(reader, plants)
         score = _agreement(whole, firsts, seconds)
-        proposed = _proposed(torch.from_numpy(vectors), base, torch.from_numpy(cosine), params.neighbours)
-        proposed |= _like_hashes(whole, firsts[: len(copies)], copies, params.hash_distance)
+        proposed = _like_hashes(whole, firsts[: len(copies)], copies, params.hash_distance)
+        for space in spaces:
+            proposed |= space.proposes(rows, params.neighbours)
         score[: len(copies)] *= proposed
     same = np.arange(len(firsts)) < len(copies)
     return ScoredPairs(firsts, seconds, score.astype(np.float32), same, [*names, *[None] * len(others)])
@@ -164,18 +191,6 @@ def _agreement(reader: Reader, firsts: Sequence[str], seconds: Sequence[str]) ->
         return load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE)
 
     return compare(load_thumbnails(reader, ids), pairs, fine, least=LEAST).agreement
-
-
-def _proposed(
-    copies: Float[torch.Tensor, "copies dim"],
-    base: Float[torch.Tensor, "n dim"],
-    cosine: Float[torch.Tensor, " copies"],
-    neighbours: int,
-) -> Bool[np.ndarray, " copies"]:
-    """Whether the original is among the nearest of its copy."""
-    nearest, _ = top_k(copies, base, neighbours)
-    found: Bool[np.ndarray, " copies"] = (cosine >= nearest[:, -1] - 1e-6).numpy()
-    return found
 
 
 def _like_hashes(

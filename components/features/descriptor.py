@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from components.features.scratch import scratch
 from components.features.thumbnails import normalise_contrast, opponent_planes, thumbnail
 
 VERSION = 1
@@ -48,6 +49,15 @@ def describe(images: Sequence[Image.Image]) -> Float[np.ndarray, "n dim"]:
 def describe_thumbnails(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n dim"]:
     """As `describe`, from thumbnails, on their device."""
     return torch.cat([_describe(part) for part in torch.split(thumbnails, BATCH)])
+
+
+def describe_many(thumbnails: UInt8[np.ndarray, "n side side 3"], device: str = "cpu") -> Float[np.ndarray, "n dim"]:
+    """As `describe_thumbnails`, of so many that the vectors need not stay in memory; see `scratch`."""
+    made = scratch((len(thumbnails), DIMENSION), np.float32)
+    for first in range(0, len(thumbnails), BATCH):
+        part = torch.from_numpy(thumbnails[first : first + BATCH]).to(device)
+        made[first : first + BATCH] = _describe(part).cpu().numpy()
+    return made
 
 
 def _describe(thumbnails: UInt8[Tensor, "n side side 3"]) -> Float[Tensor, "n dim"]:

@@ -21,6 +21,7 @@ from components.curation.deduplication import (
     pair_table,
     sharpness,
 )
+from components.curation.embedder import BUILTIN, read_embedder_lock
 from components.curation.evaluation_sets import Membership, assign, leaks_by_set
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
@@ -30,6 +31,7 @@ from components.data.manifest import Manifest
 from components.data.reading import Reader
 from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
+from components.features.descriptor import describe_many
 from components.features.thumbnails import load_thumbnails
 from components.stages import paths
 from components.stages.publish import publish
@@ -105,14 +107,21 @@ def _compare(
     search: Search,
     threads: int,
 ) -> _Compared:
-    """Measure the pairs that may be copies, by registration or by cosine."""
+    """Measure the pairs that may be copies, by registration or by cosine.
+
+    A backbone that holds copies apart would hide them from registration: the built-in descriptor proposes pairs, too.
+    """
     if params.measure == "cosine":
         bounds = np.minimum(sets.threshold, params.threshold)  # of an evaluation image; of a training image
         return _Compared(
             *cosine_copies(vectors, sets.evaluation, bounds=bounds, neighbours=params.neighbours, search=search)
         )
+    thumbnails = load_thumbnails(reader, ids, threads=threads)
+    spaces = [vectors]
+    if read_embedder_lock(paths.EMBEDDER_LOCK).uri != BUILTIN:
+        spaces.append(describe_many(thumbnails, search.device))
     candidates = candidate_pairs(
-        vectors,
+        spaces,
         hashes,
         sets.evaluation,
         neighbours=params.neighbours,
@@ -120,7 +129,7 @@ def _compare(
         search=search,
     )
     copies = compare(
-        load_thumbnails(reader, ids, threads=threads),
+        thumbnails,
         candidates.pairs,
         lambda rows: load_thumbnails(reader, [ids[row] for row in rows], side=FINE_SIDE, threads=threads),
         least=params.least,

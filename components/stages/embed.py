@@ -3,7 +3,8 @@
 import numpy as np
 import pyarrow as pa
 
-from components.curation.embedding import EmbedParams, Resources, embed, read_embedder_lock
+from components.curation.embedder import read_embedder_lock
+from components.curation.embedding import EmbedParams, Resources, embed
 from components.data.manifest import Manifest
 from components.data.shard_access import open_shards
 from components.data.tables import write_table

@@ -11,7 +11,8 @@ import pytest
 from components.curation.audit import AuditParams
 from components.curation.checks import ValidateParams
 from components.curation.deduplication import DedupParams
-from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, write_embedder_lock
+from components.curation.embedder import BUILTIN, EmbedderLock, write_embedder_lock
+from components.curation.embedding import EmbedParams
 from components.curation.retrieval import RetrieveParams
 from components.data.ingest import IngestParams
 from components.data.lock import write_lock

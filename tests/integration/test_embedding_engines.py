@@ -22,7 +22,8 @@ import json, sys
 from pathlib import Path
 import numpy as np
 from components.curation import parts
-from components.curation.embedding import EmbedderLock, EmbedParams, Resources, embed
+from components.curation.embedder import EmbedderLock
+from components.curation.embedding import EmbedParams, Resources, embed
 from components.data.manifest import Manifest
 from components.data.shards import ShardReader
 from components.errors import UserError

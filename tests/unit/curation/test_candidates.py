@@ -29,7 +29,7 @@ SEARCH = EXACT
 
 def found(vectors: np.ndarray, codes: np.ndarray, evaluation: np.ndarray, **more: int) -> set[tuple[int, int]]:
     chosen = {"neighbours": 1, "hash_distance": 3} | more
-    pairs, recall = candidate_pairs(vectors, codes, evaluation, **chosen, search=SEARCH)
+    pairs, recall = candidate_pairs([vectors], codes, evaluation, **chosen, search=SEARCH)
     assert recall == 1.0
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
@@ -153,8 +153,8 @@ def test_an_inverted_file_of_which_one_cell_is_searched_gives_valid_pairs_and_le
     codes[1] = codes[0] ^ np.uint64(1)
     evaluation = np.arange(3000) >= 2900
     arguments = {"neighbours": 4, "hash_distance": 3}
-    pairs, recall = candidate_pairs(vectors, codes, evaluation, **arguments, search=Search(exact_up_to=100, probes=1))
-    exact, _ = candidate_pairs(vectors, codes, evaluation, **arguments, search=EXACT)
+    pairs, recall = candidate_pairs([vectors], codes, evaluation, **arguments, search=Search(exact_up_to=100, probes=1))
+    exact, _ = candidate_pairs([vectors], codes, evaluation, **arguments, search=EXACT)
     assert 0.1 < recall < 0.95
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len(np.unique(pairs, axis=0)) == len(pairs)

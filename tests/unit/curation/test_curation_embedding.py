@@ -4,16 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from components.curation.embedding import (
-    BUILTIN,
-    EmbedderLock,
-    EmbedParams,
-    Resources,
-    embed,
-    read_embedder_lock,
-    resolve_embedder,
-    write_embedder_lock,
-)
+from components.curation.embedder import BUILTIN, EmbedderLock, read_embedder_lock, write_embedder_lock
+from components.curation.embedding import EmbedParams, Resources, embed, resolve_embedder
 from components.errors import UserError
 from components.features.descriptor import describe, descriptor_name
 from tests.textures import Files, jpeg, texture

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from components.curation.deduplication import DedupParams
-from components.curation.embedding import BUILTIN, Describe, EmbedderLock
+from components.curation.embedder import BUILTIN, EmbedderLock
+from components.curation.embedding import Describe
 from components.curation.known_pairs import Described, Measure, labelled_pairs, planted_pairs
 from components.curation.thresholds import curve, suggest
 from components.data.scenes.planting import TRANSFORMS

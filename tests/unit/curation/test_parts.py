@@ -10,7 +10,8 @@ import torch
 
 from components.curation import embedding
 from components.curation import parts as module
-from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, Resources, embed
+from components.curation.embedder import BUILTIN, EmbedderLock
+from components.curation.embedding import EmbedParams, Resources, embed
 from components.curation.parts import Part, PartStore, describe_here, plan_parts
 from components.errors import UserError
 from components.features.descriptor import descriptor_name

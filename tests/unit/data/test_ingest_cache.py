@@ -33,7 +33,8 @@ class Place:
         self.images = root / "many"
         self.cache = settings.cache / "ingest"
         self.forgotten: frozenset[str] = frozenset()
-        self._root, self._settings, self._picture = root, settings, picture
+        self.settings = settings
+        self._root, self._picture = root, picture
         self.images.mkdir()
         self.add(range(60))
         (self.images / "bad.jpg").write_bytes(b"no image")
@@ -43,11 +44,11 @@ class Place:
             (self.images / f"{prefix}{number:03d}.jpg").write_bytes(self._picture(number, size=(64, 48)))
 
     def lock(self) -> SourceLock:
-        return take_snapshot(SnapshotParams(source=str(self.images)), self._settings)
+        return take_snapshot(SnapshotParams(source=str(self.images)), self.settings)
 
     def run(self, out: str, lock: SourceLock | None = None, **params: object) -> dict[str, bytes]:
         folder = self._root / out
-        settings = self._settings
+        settings = self.settings
         parameters = IngestParams(**{**SMALL_SHARDS, **params})
         outs = (folder / "manifest", folder / "shards")
         build_manifest(lock or self.lock(), parameters, *outs, settings, self.forgotten)
@@ -126,7 +127,7 @@ def test_damaged_shards_in_the_cache_never_reach_the_outs(place: Place, damage: 
             os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     if damage == "unreadable":
         (place.cache / "index.sqlite").write_bytes(b"no database" * 1000)
-    place._settings = place._settings.model_copy(update={"verify_reads": True})
+    place.settings = place.settings.model_copy(update={"verify_reads": True})
     assert place.run("second", lock) == expected
 
 
@@ -204,7 +205,7 @@ def test_manifest_of_a_reused_ingest_has_every_column(place: Place, tmp_path: Pa
 
 def test_a_cache_that_cannot_be_made_is_named(place: Place, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
-    place._settings = place._settings.model_copy(update={"cache_dir": tmp_path / "file"})
+    place.settings = place.settings.model_copy(update={"cache_dir": tmp_path / "file"})
     with pytest.raises(UserError, match=r"file/ingest/shards: .*SELFSIGHT_CACHE_DIR"):
         place.run("first")
 
@@ -269,13 +270,14 @@ def test_kept_shards_that_hold_a_forgotten_image_go_with_the_next_ingest_that_ha
 
 @pytest.mark.parametrize("page", [1, 2, 3, 4, 5, 6])
 def test_a_cache_whose_later_page_is_damaged_costs_time_only_and_is_made_anew(place: Place, page: int) -> None:
-    expected = place.run("first")
+    scenes = take_snapshot(SnapshotParams(source="scenes?images=60&eval=20"), place.settings)  # fills every table
+    expected = place.run("first", scenes)
     path = place.cache / "index.sqlite"
     data = bytearray(path.read_bytes())
     assert len(data) >= 7 * 4096
     data[page * 4096 : (page + 1) * 4096] = b"\xff" * 4096
     path.write_bytes(data)
-    assert place.run("second") == expected
-    place.run("third")
+    assert place.run("second", scenes) == expected
+    place.run("third", scenes)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.curation.embedding import EmbedderLock, write_embedder_lock
+from components.curation.embedder import EmbedderLock, write_embedder_lock
 from components.curation.thresholds import ScoredPairs
 from components.data.forgotten import write_forgotten
 from components.data.manifest import IMAGES, SOURCES, Manifest

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from components.curation.deduplication import DedupParams
-from components.curation.embedding import BUILTIN, EmbedderLock, EmbedParams, write_embedder_lock
+from components.curation.embedder import BUILTIN, EmbedderLock, write_embedder_lock
+from components.curation.embedding import EmbedParams
 from components.data.forgotten import write_forgotten
 from components.data.ingest import IngestParams
 from components.data.lock import write_lock
@@ -133,3 +134,15 @@ def test_embedding_again_on_one_thread_gives_the_same_file(context: Any, tmp_pat
     embed.run(EmbedParams(), context)
     assert (paths.EMBEDDINGS / "embeddings.npy").read_bytes() == before
     assert len(np.load(paths.EMBEDDINGS / "embeddings.npy")) == len(Manifest.load(paths.MANIFEST).ids())
+
+
+def test_copies_are_found_though_the_backbone_holds_them_apart(context: Any) -> None:
+    """The built-in descriptor proposes pairs, too."""
+    vectors = np.random.default_rng(0).standard_normal(np.load(paths.EMBEDDINGS / "embeddings.npy").shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    np.save(paths.EMBEDDINGS / "embeddings.npy", vectors.astype(np.float32))
+    narrow = DedupParams(neighbours=1, hash_distance=0)
+    assert dedup.run(narrow, context)["duplicates"] < 4, "taken for vectors of the descriptor"
+    write_embedder_lock(EmbedderLock("models/teacher", "", "ab" * 32), paths.EMBEDDER_LOCK)
+    dedup.run(narrow, context)
+    check(reasons())
