@@ -85,6 +85,7 @@ def _opened(path: str, tables: str) -> sqlite3.Connection:
         # the write-ahead log keeps a second process from waiting; a power cut may lose rows, never damage
         database.execute("PRAGMA journal_mode=WAL")
         database.execute("PRAGMA synchronous=NORMAL")
+        database.execute("PRAGMA cache_size=-32768")  # KiB: rows in the order of digests touch most pages
         database.executescript(tables)
     except sqlite3.DatabaseError:
         database.close()

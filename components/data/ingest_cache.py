@@ -7,8 +7,10 @@ and these parameters, bytes are compared with their SHA-256 before they enter a 
 import hashlib
 import os
 import tarfile
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self, TypeVar
@@ -23,7 +25,9 @@ from components.tracking.locking import shared_lock
 T = TypeVar("T")
 
 ROWS = 2048
-"""Findings that are written at a time; a kill loses at most so many."""
+"""Findings that are written at a time at least: each write touches most pages of a tree that is sorted by digest."""
+SECONDS = 2.0
+"""Between writes; a kill loses what was found out in the meantime."""
 KEPT_TURNS = 2
 """Runs of ingest for which a shard stays that they have no use for."""
 _KEYS = 256
@@ -110,6 +114,7 @@ class IngestCache:
         self._used: set[str] = set()
         self._objects: list[tuple[str, bytes]] = []
         self._images: list[tuple[object, ...]] = []
+        self._next_flush = 0.0
 
     def __enter__(self) -> Self:
         try:
@@ -162,7 +167,7 @@ class IngestCache:
         if not key.startswith(SHA256):
             self._objects.append((key, one))
         self._images.append((one, self._policy, *verdict[:3], phash, verdict.reason))
-        if len(self._images) >= ROWS:
+        if len(self._images) >= ROWS and time.monotonic() >= self._next_flush:
             self._flush()
 
     def link(self, name: str, members: Sequence[Member], path: Path) -> bool:
@@ -200,9 +205,11 @@ class IngestCache:
         return self._database.rows("SELECT name, size, mtime_ns FROM shards")
 
     def _flush(self) -> None:
+        images = sorted(self._images, key=itemgetter(0))
         self._database.write(("INSERT OR REPLACE INTO objects VALUES (?, ?)", self._objects),
-                             ("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", self._images))  # fmt: skip
+                             ("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", images))  # fmt: skip
         self._objects, self._images = [], []
+        self._next_flush = time.monotonic() + SECONDS
 
     def _settle(self) -> None:
         """Drops shards that some runs had no use for, files that no row names, and findings of other code."""

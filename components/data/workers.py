@@ -2,12 +2,13 @@
 
 import os
 import signal
+import socket
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from multiprocessing import get_context
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from typing import Any, TypeVar
 
@@ -23,7 +24,9 @@ TOO_SLOW = "too-slow"
 CRASHED = "decoder-crashed"
 _PRELOADED = ("jaxtyping", "numpy", "PIL.Image", "pyarrow.parquet", "pydantic_settings", "sqlite3")
 CHUNKS_AHEAD = 2
-"""Chunks in flight for each worker."""
+"""Chunks in flight for each worker: the next is there when it has finished one."""
+_WAITING = 1 << 20
+"""Bytes of answers that may wait to be read; the system may grant less."""
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 _REASONS: dict[int, str] = {signal.SIGPROF: TOO_SLOW, **dict.fromkeys(_CRASHES, CRASHED)}
 
@@ -69,9 +72,12 @@ class _Task:
 
 class _Worker:
     def __init__(self, context: ForkServerContext, work: Work, bounds: Bounds) -> None:
-        self.task: _Task | None = None
+        self.tasks: deque[_Task] = deque()
+        """What it was given, the one at work first."""
         self.at = context.RawValue("q", NOTHING)
         self.connection, theirs = context.Pipe()
+        for end in (self.connection, theirs):
+            _widen(end)
         self.process = context.Process(
             target=serve, args=(theirs, self.at, work, bounds, dict(os.environ)), daemon=True
         )
@@ -79,8 +85,7 @@ class _Worker:
         theirs.close()
 
     def begin(self, task: _Task) -> None:
-        self.task = task
-        self.at.value = NOTHING
+        self.tasks.append(task)
         self.connection.send([task.items[place] for place in task.todo])
 
     def close(self) -> None:
@@ -110,7 +115,7 @@ class _Pool:
     def finished(self, task: _Task) -> list[Any]:
         """Waits for the results of a task."""
         while task.todo:
-            busy = {worker.connection: worker for worker in self._workers if worker.task is not None}
+            busy = {worker.connection: worker for worker in self._workers if worker.tasks}
             for connection in wait(list(busy)):
                 self._take(busy[connection])  # type: ignore[index]
             self._assign()
@@ -122,34 +127,32 @@ class _Pool:
 
     def _assign(self) -> None:
         while self._waiting:
-            worker = next((one for one in self._workers if one.task is None), None)
-            if worker is None:
-                if len(self._workers) == self.size:
-                    return
+            worker = min(self._workers, key=lambda one: len(one.tasks), default=None)
+            if worker is None or (worker.tasks and len(self._workers) < self.size):
                 worker = _Worker(self._context, self._work, self._bounds)
                 self._workers.append(worker)
-            task = self._waiting.popleft()
+            if len(worker.tasks) == CHUNKS_AHEAD:
+                return
             try:
-                worker.begin(task)
-            except OSError:  # it died while it had nothing to do
-                self._bury(worker, task)
+                worker.begin(self._waiting.popleft())
+            except OSError:  # it is dead
+                self._bury(worker)
 
     def _take(self, worker: _Worker) -> None:
         """Takes the answer of a worker, or finds out what it died of."""
-        task, worker.task = worker.task, None
-        assert task is not None
         try:
             results, error = worker.connection.recv()
         except (EOFError, OSError):  # it died before it answered, or while it did
-            self._bury(worker, task)
+            self._bury(worker)
             return
+        task = worker.tasks.popleft()
         if error is not None:
             raise error
         for place, result in zip(task.todo, results, strict=True):
             task.results[place] = result
         task.todo = []
 
-    def _bury(self, worker: _Worker, task: _Task) -> None:
+    def _bury(self, worker: _Worker) -> None:
         worker.process.join()
         code, at = worker.process.exitcode, worker.at.value
         self._workers.remove(worker)
@@ -158,10 +161,16 @@ class _Pool:
         if reason is None or at == NOTHING:
             remedy = "most likely memory ran out: lower ingest.max_pixels, or SELFSIGHT_THREADS for fewer workers"
             raise UserError(f"a worker process was killed (exit code {code})", remedy=remedy)
+        task = worker.tasks[0]
         place = task.todo.pop(at)
         task.results[place] = self._refuse(task.items[place], reason)
-        if task.todo:
-            self._waiting.appendleft(task)
+        self._waiting.extendleft(one for one in reversed(worker.tasks) if one.todo)
+
+
+def _widen(connection: Connection) -> None:
+    """Lets answers wait in the connection, so that a worker goes on while this process is busy."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _WAITING)
 
 
 @cache

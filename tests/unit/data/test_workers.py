@@ -26,6 +26,10 @@ def double(chunk: Sequence[int], began: Began) -> list[int]:
     return [2 * item for item in chunk]
 
 
+def mirrored(chunk: Sequence[bytes], began: Began) -> Sequence[bytes]:
+    return chunk
+
+
 def fail_at_five(chunk: Sequence[int], began: Began) -> list[int]:
     if 5 in chunk:
         raise UserError("item 5", remedy="leave it out")
@@ -74,6 +78,19 @@ def test_results_come_in_order_whatever_the_number_of_workers(workers: int) -> N
 
 def test_a_chunk_without_items_has_no_results_and_starts_no_worker() -> None:
     assert mapped(die, [[], []]) == [[], []]
+
+
+def test_neither_side_waits_for_the_other_though_items_and_results_are_large() -> None:
+    chunks = [[b"a" * (4 << 20)] for _ in range(12)]
+    results = map_chunks(mirrored, chunks, workers=2, bounds=BOUNDS, refuse=lambda item, reason: item)
+    for sent, got in zip(chunks, results, strict=True):
+        time.sleep(0.02)  # answers wait meanwhile, and the next chunks are sent
+        assert got == sent
+
+
+def test_what_waits_behind_a_crash_is_done_by_another_worker() -> None:
+    chunks = [[4, number] for number in range(10, 16)]
+    assert mapped(hostile, chunks, workers=1) == [[(4, "decoder-crashed"), number] for number in range(10, 16)]
 
 
 def test_input_is_taken_no_faster_than_results_are() -> None:
