@@ -147,7 +147,8 @@ class ShardWriter:
             ValueError: if the image alone is larger than a shard may be, or its bytes are not those of the id.
         """
         member = self._place(image_id, extension, len(data))
-        self._write_unread()
+        if self._unread:
+            self._write_unread()
         self._append(member, data)
         self._placed(member)
 

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import TypeVar
@@ -133,7 +134,12 @@ class Tally:
 
 def annotate(name: str) -> Annotation:
     """What a name says: the parent folder, where there is one, is the label."""
-    return Annotation(label=name.rpartition("/")[0].rpartition("/")[2] or None)
+    return _labelled(name.rpartition("/")[0].rpartition("/")[2] or None)
+
+
+@lru_cache(maxsize=4096)
+def _labelled(label: str | None) -> Annotation:
+    return Annotation(label=label)
 
 
 def safe_name(name: str, uri: str) -> str:
