@@ -5,16 +5,8 @@ from pathlib import Path
 import pytest
 
 from components.curation.embedding import EmbedParams
-from components.data.lock import (
-    Annotation,
-    Changes,
-    SourceLock,
-    SourceObject,
-    read_lock,
-    removed_since,
-    same_lock,
-    write_lock,
-)
+from components.data.changes import Changes, removed_since
+from components.data.lock import Annotation, SourceLock, SourceObject, read_lock, same_lock, write_lock
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.parameters import validate
