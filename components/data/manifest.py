@@ -35,7 +35,7 @@ SOURCES = pa.schema(
         ("frame", pa.int64()),
     ]
 )
-"""One row for each object of the lock, sorted by (id, split, uri, name); the same bytes may come from several places."""
+"""One row for each object of the lock, sorted by (id, split, uri, name); bytes may come from several places."""
 
 
 @dataclass(frozen=True)

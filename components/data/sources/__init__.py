@@ -1,4 +1,4 @@
-"""Where images come from: folders, tars, Parquet, videos, S3, lists of addresses, generated scenes, or several of them."""
+"""Where images come from: folders, tars, Parquet, videos, S3, lists of addresses, scenes, or several of these."""
 
 from collections.abc import Sequence
 from pathlib import Path
