@@ -43,7 +43,7 @@ def test_the_uri_of_one_source_is_left_alone(uri: str) -> None:
 
 @pytest.mark.parametrize("uri", ["sets?b=x&a=y", "sets?a=./x", "sets?a=x&a=y", "sets?a=x&b"])
 def test_a_joined_uri_of_other_hands_is_damaged(uri: str) -> None:
-    with pytest.raises(UserError, match="is damaged: name the sources in params.yaml"):
+    with pytest.raises(UserError, match="is damaged: name the sources"):
         named(uri)
 
 

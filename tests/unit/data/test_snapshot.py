@@ -188,7 +188,9 @@ def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: 
 
 def test_several_sources_are_told_by_name_and_each_is_looked_at(folder: Path, bare_settings: Settings) -> None:
     chosen = SnapshotParams(source={"pets": str(folder), "cats": str(folder / "cat")}, eval={"dogs": f"{folder}/dog"})
-    params = load_params(ROOT / "params.yaml").model_copy(update={"snapshot": chosen})
+    params = load_params(ROOT / "params.yaml").model_copy(
+        update={"snapshot": chosen, "embed": EmbedParams(embedder="builtin")}
+    )
     assert refresh_locks(params, bare_settings).source == (
         f"cats={folder}/cat, pets={folder}: 9 objects, 3 for evaluation"
     )
