@@ -21,13 +21,16 @@ from components.settings import Settings
 from components.stages import dedup, embed, ingest, paths, retrieve
 from tests.textures import jpeg, texture
 
-STRICT, LAX = 0.5, 0.9999
-"""A JPEG of low quality is a copy by the first, and not by the second, which only the same bytes reach."""
+STRICT, LAX = 0.5, 0.99
+"""A picture with a patch that is covered is a copy by the first, and not by the second."""
 
 
-def write(path: Path, seed: int, quality: int = 92) -> None:
+def write(path: Path, seed: int, covered: tuple[int, int, int, int] | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(jpeg(texture(seed), quality))
+    picture = texture(seed)
+    if covered is not None:
+        picture.paste((128, 128, 128), covered)
+    path.write_bytes(jpeg(picture))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
             for seed in seeds:
                 write(Path("sets") / name / f"{seed}.jpg", seed)
         for seed in (20, 30):
-            write(Path("more") / f"copy-{seed}.jpg", seed, quality=40)
+            write(Path("more") / f"copy-{seed}.jpg", seed, covered=(40, 30, 56, 46))
         write(Path("more") / "same-40.jpg", 40)
         settings = Settings(root=project, home=project, threads=1, _env_file=None)
         chosen = SnapshotParams(
