@@ -25,10 +25,17 @@ app = typer.Typer(
 )
 
 Data = Annotated[
-    str | None,
-    typer.Option("--data", metavar="SRC", help="folder, .tar, .parquet, video, .txt of URLs, s3://…, or scenes[?…]"),
+    list[str] | None,
+    typer.Option(
+        "--data",
+        metavar="[NAME=]SRC",
+        help="folder, .tar, .parquet, video, .txt of URLs, s3://…, or scenes[?…]; may be given often with names",
+    ),
 ]
-Eval = Annotated[str | None, typer.Option("--eval", metavar="SRC", help="labelled images to evaluate on")]
+Eval = Annotated[
+    list[str] | None,
+    typer.Option("--eval", metavar="[NAME=]SRC", help="labelled images to evaluate on; may be given often with names"),
+]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="a file of infra/recipes, without .yaml")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="change a parameter; may be given often")
@@ -74,10 +81,10 @@ def run(
 
     --data, --eval, --recipe and --set change params.yaml and show the difference.
     """
-    from flows.params_edit import Request
+    from flows.params_edit import Request, sources_given
     from flows.run import run as run_pipeline
 
-    request = Request(data, eval_, recipe, tuple(set_ or ()))
+    request = Request(sources_given(data, "--data"), sources_given(eval_, "--eval"), recipe, tuple(set_ or ()))
     run_pipeline(get_settings(), phases or [], request, retries=retries)
 
 
@@ -85,12 +92,13 @@ def run(
 def snapshot(data: Data = None, eval_: Eval = None) -> None:
     """Record what the source holds now, in data/source.lock, and which embedder is used."""
     from flows.exclusion import sole_pipeline
-    from flows.params_edit import Request
+    from flows.params_edit import Request, sources_given
     from flows.run import change_parameters, take_snapshot
 
     settings = _settings()
+    request = Request(sources_given(data, "--data"), sources_given(eval_, "--eval"))
     with sole_pipeline(settings.root):
-        change_parameters(settings, Request(data, eval_))
+        change_parameters(settings, request)
         take_snapshot(settings, always=True)
 
 

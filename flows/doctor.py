@@ -104,6 +104,7 @@ def check_data(settings: Settings) -> Check:
 def check_snapshot(settings: Settings) -> Check:
     """The committed snapshot is of the sources that the parameters name."""
     from components.data.lock import read_lock
+    from components.data.named_sources import readable
     from components.stages.params import load_params
 
     path = settings.root / paths.SOURCE_LOCK
@@ -111,21 +112,27 @@ def check_snapshot(settings: Settings) -> Check:
     if not path.exists():
         return Check("snapshot", "warn", "none yet", remedy)
     lock, wanted = read_lock(path), load_params(settings.root / paths.PARAMS).snapshot
-    if lock.train_uri != wanted.source:
-        return Check("snapshot", "warn", f"of {redact(lock.train_uri)}, not of {redact(wanted.source)}", remedy)
+    for role, locked, asked in (
+        ("", lock.train_uri, wanted.train_uri),
+        ("evaluation ", lock.eval_uri, wanted.eval_uri),
+    ):
+        if locked != asked:
+            shown = [f"{role}{readable(one)}" if one else f"no {role}source" for one in (locked, asked)]
+            return Check("snapshot", "warn", f"of {shown[0]}, not of {shown[1]}", remedy)
     counts = f"{len(lock.of_role('train'))} objects, {len(lock.of_role('eval'))} for evaluation"
     return Check("snapshot", "ok", counts)
 
 
 def check_labels(settings: Settings) -> Check:
     """Something can be scored: there is an evaluation source, or a part is held out."""
+    from components.data.named_sources import readable
     from components.stages.params import load_params
 
     snapshot = load_params(settings.root / paths.PARAMS).snapshot
-    if snapshot.eval is None and not snapshot.source.startswith("scenes"):
+    if snapshot.eval_uri is None:
         remedy = "give labelled images with --eval; labels are the names of their folders"
         return Check("labels", "warn", "no evaluation source: a part is held out, labelled only by folders", remedy)
-    return Check("labels", "ok", redact(snapshot.eval or snapshot.source))
+    return Check("labels", "ok", readable(snapshot.eval_uri))
 
 
 def check_record(settings: Settings) -> Check:

@@ -2,24 +2,30 @@
 
 import difflib
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.data.named_sources import NAME, NAMING
 from components.errors import UserError
 from components.parameters import refuse_secrets
+from components.redaction import redact
+from components.stages.params import yaml_problem
 from flows.yaml_text import parse, remove_key, set_value
 
 RECIPES = Path("infra/recipes")
+_NAMED = re.compile(r"[^=/?:]*=")
 
 
 @dataclass(frozen=True)
 class Request:
     """What the command line asks to change."""
 
-    data: str | None = None
-    eval: str | None = None
+    data: str | Mapping[str, str] | None = None
+    """One URI, or several by name."""
+    eval: str | Mapping[str, str] | None = None
     recipe: str | None = None
     overrides: tuple[str, ...] = ()
     """`KEY=VALUE`, dotted key, YAML value."""
@@ -28,6 +34,41 @@ class Request:
     def is_empty(self) -> bool:
         """Whether nothing is asked for."""
         return self == Request()
+
+
+def sources_given(values: Sequence[str] | None, option: str) -> str | dict[str, str] | None:
+    """What `--data` or `--eval`, given once or often, stands for.
+
+    What is before the first `=` is a name unless it holds `/`, `?` or `:`, as `scenes?seed=1` and `s3://b/day=1` do; a
+    folder `day=1` is written `./day=1`.
+
+    Args:
+        values: each `URI` or `NAME=URI`.
+        option: as typed, for messages.
+
+    Returns:
+        One URI, several by name, or None if nothing is given.
+
+    Raises:
+        UserError: if a name is none or is given twice, or if there are several URIs and not all have names.
+    """
+    if not values:
+        return None
+    if len(values) == 1 and not _NAMED.match(values[0]):
+        return values[0]
+    found: dict[str, str] = {}
+    for value in values:
+        name, equals, uri = value.partition("=")
+        if not equals or not _NAMED.match(value):
+            message = f"{option} {redact(value)}: of several sources each needs a name"
+            raise UserError(message, remedy=f"write {option} NAME=URI; {NAMING}")
+        if not NAME.fullmatch(name):
+            remedy = f"{NAMING}; a path that holds '=' begins with ./"
+            raise UserError(f"{option}: '{name}' before '=' is no name of a source", remedy=remedy)
+        if name in found:
+            raise UserError(f"{option}: '{name}' is given twice", remedy="give each source a name of its own")
+        found[name] = uri
+    return found
 
 
 def edit_params(path: Path, request: Request, check: Callable[[str], object], *, recipes: Path = RECIPES) -> str:
@@ -104,8 +145,7 @@ def _require_mapping(text: str, path: Path) -> None:
     try:
         values = parse(text)
     except YAMLError as error:
-        line = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({line})", remedy="mend that line") from None
+        raise UserError(f"{path}: not valid YAML ({yaml_problem(error)})", remedy="mend that line") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: holds no sections", remedy="restore it with `git checkout params.yaml`")
 
@@ -128,10 +168,14 @@ def _changes(request: Request) -> list[tuple[list[str], Any]]:
     changes: list[tuple[list[str], Any]] = []
     if request.data is not None:
         # labelled images of another source would say nothing about this one
-        changes += [(["snapshot", "source"], request.data), (["snapshot", "eval"], None)]
+        changes += [(["snapshot", "source"], _plain(request.data)), (["snapshot", "eval"], None)]
     if request.eval is not None:
-        changes.append((["snapshot", "eval"], request.eval))
+        changes.append((["snapshot", "eval"], _plain(request.eval)))
     return changes + [_parse_override(override) for override in request.overrides]
+
+
+def _plain(given: str | Mapping[str, str]) -> str | dict[str, str]:
+    return given if isinstance(given, str) else dict(given)
 
 
 def _read_recipe(name: str, recipes: Path) -> dict[str, Any]:

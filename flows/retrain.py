@@ -12,6 +12,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from components.data.forgotten import read_forgotten
+from components.data.named_sources import readable
 from components.errors import UserError
 from components.models.backbone import artifact_hash
 from components.registry.promotion import is_judged, record_judgement
@@ -83,7 +84,7 @@ def retrain(retries: int = 1) -> State[Any]:
             return Completed(name=SKIPPED, message=f"{waiting}; version {champion(settings)} stays")
         if news is not None:
             return Completed(name=SKIPPED, message=f"version {released}, made of the new images, was judged before")
-        return Completed(name=SKIPPED, message=f"nothing new in {params.snapshot.source}")
+        return Completed(name=SKIPPED, message=f"nothing new in {readable(params.snapshot.train_uri)}")
 
 
 def _train(refreshed: Refreshed, settings: Settings, retries: int) -> RegisteredVersion:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from components.curation.embedder import EmbedderLock, read_embedder_lock, write_embedder_lock
 from components.curation.embedding import is_asked_for, resolve_embedder
-from components.data.lock import Changes, Role, SourceLock, read_lock, removed_since, same_lock, write_lock
+from components.data.changes import Changes, removed_since
+from components.data.lock import Role, SourceLock, read_lock, same_lock, write_lock
+from components.data.named_sources import each, readable
 from components.data.snapshot import take_snapshot
 from components.data.sources import open_source
 from components.errors import UserError
@@ -66,11 +68,11 @@ def refresh_locks(params: PipelineParams, settings: Settings, *, always: bool = 
         return Refreshed(None, embedder, initial)
     _record_removed(before, lock, settings.root / paths.REMOVED)
     write_lock(lock, path)
-    return Refreshed(f"{redact(lock.train_uri)}: {_counts(before, lock)}", embedder, initial)
+    return Refreshed(f"{readable(lock.train_uri)}: {_counts(before, lock)}", embedder, initial)
 
 
 def probe_sources(params: PipelineParams, settings: Settings) -> list[str]:
-    """Reads the first object of each source.
+    """Reads the first object of each source, of several too.
 
     Returns:
         Each source with the name of that object.
@@ -79,14 +81,15 @@ def probe_sources(params: PipelineParams, settings: Settings) -> list[str]:
         UserError: if a source cannot be read, or holds no image.
     """
     wanted = params.snapshot
-    sources: tuple[tuple[Role, str | None], ...] = (("train", wanted.source), ("eval", wanted.eval))
+    sources: list[tuple[Role, str]] = [("train", uri) for uri in each(wanted.train_uri)]
+    if wanted.eval is not None and wanted.eval_uri is not None:
+        sources += [("eval", uri) for uri in each(wanted.eval_uri)]
     read = []
     for role, uri in sources:
-        if uri is not None:
-            source = open_source(uri, role=role, settings=settings, include=wanted.include, exclude=wanted.exclude)
-            first = next(iter(source.list()))
-            source.read(first.name)
-            read.append(f"{redact(uri)} ({first.name})")
+        source = open_source(uri, role=role, settings=settings, include=wanted.include, exclude=wanted.exclude)
+        first = next(iter(source.list()))
+        source.read(first.name)
+        read.append(f"{redact(uri)} ({first.name})")
     return read
 
 

@@ -51,7 +51,9 @@ class DedupParams(Params):
         0.72, gt=0, le=1, description="the same for a training and an evaluation image; lower discards more"
     )
     evaluation_sets: tuple[EvaluationSet, ...] = Field(
-        (), description="parts of the evaluation source with thresholds of their own, told apart by name"
+        (),
+        description="evaluation sources, or parts of one, with thresholds of their own; []: each of several sources is "
+        "one, with leak_threshold",
     )
     exact_up_to: int = Field(
         200_000,

@@ -1,6 +1,6 @@
 """Several evaluation sets, each with its own bound for what leaks from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -18,11 +18,21 @@ REST = "evaluation"
 
 
 class EvaluationSet(Params):
-    """A part of the evaluation source."""
+    """One of several evaluation sources, or a part of one."""
 
-    name: str = Field(pattern=r"^[a-z0-9_-]+$", description="in metrics and tables")
-    pattern: str = Field(min_length=1, description="what the names of its images match, such as flowers/*")
+    name: str = Field(pattern=r"^[A-Za-z0-9_-]+$", description="in metrics and tables")
+    pattern: str | None = Field(
+        None,
+        min_length=1,
+        description="what the names of its images match, such as flowers/*; null: NAME/*, those of the evaluation "
+        "source of that name",
+    )
     leak_threshold: float = Field(gt=0, le=1, description="as dedup.leak_threshold, for this set")
+
+    @property
+    def images(self) -> str:
+        """What the names of its images match."""
+        return self.pattern or f"{self.name}/*"
 
 
 class Membership(NamedTuple):
@@ -57,6 +67,16 @@ def matched(sources: pa.Table, patterns: Sequence[str]) -> list[tuple[str, str, 
     ]
 
 
+def sets_of_sources(names: Iterable[str], leak_threshold: float) -> tuple[EvaluationSet, ...]:
+    """One set for each of several evaluation sources, for where no sets are given.
+
+    Args:
+        names: of the sources. One of the name of the rest is the rest.
+        leak_threshold: of all of them.
+    """
+    return tuple(EvaluationSet(name=name, leak_threshold=leak_threshold) for name in names if name != REST)
+
+
 def assign(sets: Sequence[EvaluationSet], rest: float, ids: Sequence[str], sources: pa.Table) -> Membership:
     """Tell evaluation images apart by their names.
 
@@ -72,13 +92,13 @@ def assign(sets: Sequence[EvaluationSet], rest: float, ids: Sequence[str], sourc
     place = {one: number for number, one in enumerate(ids)}
     names, thresholds = [one.name for one in sets], [one.leak_threshold for one in sets]
     members = np.zeros((len(sets) + 1, len(ids)), bool)
-    for image, _, hits in matched(sources, [each.pattern for each in sets]):
+    for image, _, hits in matched(sources, [each.images for each in sets]):
         if image in place:
             members[:, place[image]] |= [*hits, not any(hits)]
     for one, row in zip(sets, members, strict=False):
         if not row.any():
             remedy = "it is matched with names such as in data/source.lock; mend dedup.evaluation_sets"
-            raise UserError(f"{one.pattern} of the set {one.name} matches no evaluation image", remedy=remedy)
+            raise UserError(f"{one.images} of the set {one.name} matches no evaluation image", remedy=remedy)
     bounds = np.where(members, np.array([*thresholds, rest])[:, None], 2.0)
     return Membership((*names, REST), members, bounds.min(axis=0))
 

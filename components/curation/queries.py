@@ -20,7 +20,11 @@ ALL = "evaluation"
 class QuerySet(Params):
     """Evaluation images that are accounted for together."""
 
-    match: str = Field(description="pattern of the names of its images in their source, such as pets/*")
+    match: str | None = Field(
+        None,
+        description="pattern of the names of its images in their source, such as pets/*; null: NAME/*, those of the "
+        "evaluation source of that name",
+    )
     mode: Literal["knn", "clusters"] | None = Field(
         None, description="how its images are retrieved; null: as retrieve.mode. DINOv2 takes knn for large sets"
     )
@@ -60,14 +64,15 @@ def query_sets(manifest: Manifest, sets: Mapping[str, QuerySet], count: int, see
     if not sets:
         return {ALL: draw_queries(readable, count, seed)}
     known = set(readable)
-    rows = [row for row in matched(manifest.sources, [one.match for one in sets.values()]) if row[0] in known]
+    patterns = [one.match or f"{label}/*" for label, one in sets.items()]
+    rows = [row for row in matched(manifest.sources, patterns) if row[0] in known]
     found = {}
-    for place, (label, one) in enumerate(sets.items()):
+    for place, (label, pattern) in enumerate(zip(sets, patterns, strict=True)):
         members = sorted({image for image, _, hits in rows if hits[place]})
         if not members:
             example = f", such as '{rows[0][1]}'" if rows else ""
             raise UserError(
-                f"retrieve.sets.{label}.match '{one.match}' fits none of the {len(rows)} evaluation images",
+                f"retrieve.sets.{label}.match '{pattern}' fits none of the {len(rows)} evaluation images",
                 remedy=f"give a pattern of their names{example}",
             )
         found[label] = draw_queries(members, count, seed)

@@ -46,7 +46,9 @@ class RetrieveParams(Params):
     queries: int = Field(
         500, ge=1, le=100_000, description="query images of a set, drawn by hash from the evaluation part, unlabelled"
     )
-    sets: dict[SetName, QuerySet] = Field({}, description="sets of queries, by name; {}: one of all evaluation images")
+    sets: dict[SetName, QuerySet] = Field(
+        {}, description="sets of queries, by name; {}: each of several evaluation sources, else one of all its images"
+    )
     neighbours: int = Field(16, ge=1, le=4096, description="knn: images that a query brings in")
     min_share: float = Field(
         0.5,

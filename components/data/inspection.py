@@ -11,7 +11,7 @@ from components.data.decoding import DecodingError, decode
 from components.data.ingest_cache import KeptShards, Place, Verdict
 from components.data.lock import Role, SourceObject
 from components.data.phash import grey_square, phashes
-from components.data.sources import REMOTE, Annotation, Source, object_uri
+from components.data.sources import Annotation, Source, is_remote, object_uri
 from components.data.sources.digests import ETAG, SHA256
 from components.data.worker_process import NOTHING, Began
 from components.errors import UserError
@@ -168,7 +168,7 @@ class Inspector:
         return f"{uri} {one.digest}" + ("" if one.digest.startswith(ETAG) else f" {code}")
 
     def _is_remote(self, one: Wanted) -> bool:
-        return isinstance(self.sources[one.source.role], REMOTE)
+        return is_remote(self.sources[one.source.role], one.source.name)
 
     def _read_and_inspect(self, one: Wanted) -> Outcome | _Decoded:
         try:

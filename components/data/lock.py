@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -58,7 +58,7 @@ class SourceLock:
     """All objects of a training source and, where there is one, of an evaluation source."""
 
     train_uri: str
-    """Where the training images are, as given: see `components.data.sources.open_source`."""
+    """Where the training images are: see `components.data.sources.open_source`; several as `named_sources.joined`."""
     eval_uri: str | None = None
     """Where the labelled evaluation images are."""
     include: tuple[str, ...] = ()
@@ -80,45 +80,6 @@ class SourceLock:
 def same_lock(a: SourceLock, b: SourceLock) -> bool:
     """Whether two locks name the same sources with the same objects."""
     return _header(a) == _header(b) and _ordered(a.objects) == _ordered(b.objects)
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What became of the objects of a source from one lock to a later one of the same source."""
-
-    new: tuple[SourceObject, ...]
-    changed: tuple[SourceObject, ...]
-    """As they are now."""
-    removed: tuple[SourceObject, ...]
-    """As they were."""
-
-    @classmethod
-    def between(cls, before: SourceLock, after: SourceLock) -> "Changes":
-        """Compares two locks; an object is what has its role and name."""
-        old = {(one.role, one.name): one for one in before.objects}
-        now = {(one.role, one.name): one for one in after.objects}
-        return cls(
-            new=tuple(one for key, one in now.items() if key not in old),
-            changed=tuple(one for key, one in now.items() if key in old and old[key] != one),
-            removed=tuple(one for key, one in old.items() if key not in now),
-        )
-
-
-def removed_since(after: SourceLock, *earlier: SourceLock) -> SourceLock:
-    """The objects that earlier locks of the same sources hold and the newest does not, as they were last.
-
-    Args:
-        after: the newest lock.
-        earlier: others, the oldest first; one may be what this function returned for an earlier snapshot.
-    """
-    present = {(one.role, one.name) for one in after.objects}
-    gone = {
-        (one.role, one.name): one
-        for lock in earlier
-        for one in lock.objects
-        if lock.uri(one.role) == after.uri(one.role) and (one.role, one.name) not in present
-    }
-    return replace(after, objects=_ordered(gone.values()))
 
 
 def write_lock(lock: SourceLock, path: Path) -> None:

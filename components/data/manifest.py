@@ -35,7 +35,7 @@ SOURCES = pa.schema(
         ("frame", pa.int64()),
     ]
 )
-"""One row for each object of the lock, sorted by (id, split, uri); the same bytes may come from several places."""
+"""One row for each object of the lock, sorted by (id, split, uri, name); bytes may come from several places."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Writes the tables, each in its order, into an existing folder."""
         write_table(self.images.cast(IMAGES).sort_by("id"), folder / "images.parquet")
-        order = [("id", "ascending"), ("split", "ascending"), ("uri", "ascending")]
+        order = [("id", "ascending"), ("split", "ascending"), ("uri", "ascending"), ("name", "ascending")]
         write_table(self.sources.cast(SOURCES).sort_by(order), folder / "sources.parquet")
         write_table(self.locations.cast(LOCATIONS).sort_by("id"), folder / "locations.parquet")
         if self.truth is not None:

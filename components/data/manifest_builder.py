@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from components.data.inspection import Inspection
 from components.data.lock import FRAMES, Role, SourceLock, SourceObject
 from components.data.manifest import IMAGES, SOURCES, Manifest
+from components.data.named_sources import divided, named, readable
 from components.data.sources import object_uri
 from components.data.splits import held_out
 from components.errors import UserError
@@ -45,6 +46,8 @@ class ManifestBuilder:
         uri = self._lock.uri(source.role)
         assert uri is not None
         group, frame = self._grouped(source) or (found.annotation.group, found.annotation.frame)
+        if group is not None:
+            group = divided(uri, source.name)[0] + group  # two sources may have a clip-1 each
         label = found.annotation.label
         self._sources.append((found.id, object_uri(uri, source.name), source.name, source.role, label, group, frame))
         key = bytes.fromhex(found.id)
@@ -57,7 +60,8 @@ class ManifestBuilder:
 
     def _grouped(self, one: SourceObject) -> tuple[str | None, int | None] | None:
         """Group and frame that the pattern finds in a name; None if it does not match."""
-        match = self._pattern.search(one.name) if self._pattern else None
+        _, name = divided(self._lock.uri(one.role), one.name)
+        match = self._pattern.search(name) if self._pattern else None
         if self._pattern is None or match is None:
             return None
         digits = match.groupdict().get("frame") or ""
@@ -71,7 +75,8 @@ class ManifestBuilder:
     def build(self, locations: pa.Table, truth: Mapping[Role, pa.Table], *, fraction: float, seed: int) -> Manifest:
         """Puts the tables together.
 
-        A source in which all labels are the same says nothing about classes: its labels are left out.
+        A source in which all labels are the same says nothing about classes: its labels are left out, also where it is
+        one of several.
 
         Args:
             locations: index of the shards.
@@ -85,8 +90,10 @@ class ManifestBuilder:
         images, sources = self._images.table(), self._sources.table()
         ok = images.filter(pc.equal(images["status"], "ok"))["id"]
         if len(ok) < LEAST_IMAGES:
-            raise UserError(f"{self._lock.train_uri}: {_verdict(images)}", remedy="give a source with more good images")
-        sources = _without_lone_labels(sources)
+            raise UserError(
+                f"{readable(self._lock.train_uri)}: {_verdict(images)}", remedy="give a source with more good images"
+            )
+        sources = _without_lone_labels(sources, self._lock)
         roles = sources["split"]
         if self._lock.eval_uri is None:
             sources = _with_held_out(sources, ok, fraction, seed)
@@ -129,12 +136,15 @@ def _verdict(images: pa.Table) -> str:
     return f"{ok} of {len(images)} different files is an image that decodes" + (f" ({listed})" if listed else "")
 
 
-def _without_lone_labels(sources: pa.Table) -> pa.Table:
+def _without_lone_labels(sources: pa.Table, lock: SourceLock) -> pa.Table:
     labels = sources["label"]
-    for role in ("train", "eval"):
+    roles: tuple[Role, ...] = ("train", "eval")
+    for role in roles:
         of_role = pc.equal(sources["split"], role)
-        if pc.count_distinct(labels.filter(of_role), mode="only_valid").as_py() < 2:
-            labels = pc.if_else(of_role, pa.scalar(None, pa.string()), labels)
+        for prefix in [f"{name}/" for name in named(lock.uri(role))] or [""]:
+            of_source = pc.and_(of_role, pc.starts_with(sources["name"], prefix))
+            if pc.count_distinct(labels.filter(of_source), mode="only_valid").as_py() < 2:
+                labels = pc.if_else(of_source, pa.scalar(None, pa.string()), labels)
     return sources.set_column(sources.column_names.index("label"), "label", labels)
 
 

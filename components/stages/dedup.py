@@ -22,12 +22,14 @@ from components.curation.deduplication import (
     sharpness,
 )
 from components.curation.embedder import BUILTIN, read_embedder_lock
-from components.curation.evaluation_sets import Membership, assign, leaks_by_set
+from components.curation.evaluation_sets import EvaluationSet, Membership, assign, leaks_by_set, sets_of_sources
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_stored
 from components.data.forgotten import FORGOTTEN, read_forgotten, usable
+from components.data.lock import read_lock
 from components.data.manifest import Manifest
+from components.data.named_sources import named
 from components.data.reading import Reader
 from components.data.shard_access import open_shards
 from components.data.tables import read_table, write_table
@@ -45,7 +47,8 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     ids, vectors = _embedded(forgotten)
     in_training = set(manifest.ids("train"))
     training = np.array([one in in_training for one in ids], bool)
-    sets = assign(params.evaluation_sets, params.leak_threshold, ids, manifest.sources)
+    chosen = _evaluation_sets(params)
+    sets = assign(chosen, params.leak_threshold, ids, manifest.sources)
     images = manifest.images.filter(pc.is_in(manifest.images["id"], value_set=pa.array(ids, pa.string())))
     pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
     search = Search(params.exact_up_to, params.probes, context.settings.torch_device())
@@ -70,7 +73,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
         write_table(pairs, folder / "pairs.parquet")
         write_table(pa.table({"id": pa.array(left_out, pa.string())}), folder / FORGOTTEN)
     truth = {} if manifest.truth is None else score_deduplication(groups, manifest.truth)
-    leaks = leaks_by_set(sets, training, components) if params.evaluation_sets else {}
+    leaks = leaks_by_set(sets, training, components) if chosen else {}
     return {
         **_counts(groups),
         "forgotten": len(left_out),
@@ -80,6 +83,12 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
         **{f"leaks.{name}": count for name, count in leaks.items()},
         **truth,
     }
+
+
+def _evaluation_sets(params: DedupParams) -> tuple[EvaluationSet, ...]:
+    if params.evaluation_sets:
+        return params.evaluation_sets
+    return sets_of_sources(named(read_lock(paths.SOURCE_LOCK).eval_uri), params.leak_threshold)
 
 
 def _embedded(forgotten: frozenset[str]) -> tuple[list[str], Float[np.ndarray, "images dim"]]:

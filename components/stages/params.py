@@ -69,14 +69,20 @@ def parse_params(text: str, *, where: str) -> PipelineParams:
     return validate(PipelineParams, _mapping(text, where), where=where)
 
 
+def yaml_problem(error: Exception) -> str:
+    """What is wrong with a YAML text, and in which line, on one line."""
+    mark = getattr(error, "problem_mark", None)
+    what = str(error) if mark is None else f"{getattr(error, 'problem', error)}, line {mark.line + 1}"
+    return " ".join(what.split())
+
+
 def _mapping(text: str, where: str) -> dict[str, Any]:
     from ruamel.yaml import YAML, YAMLError
 
     try:
         values = YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        line = str(error).strip().replace("\n", " ")
-        raise UserError(f"{where}: not valid YAML ({line})", remedy="mend that line") from None
+        raise UserError(f"{where}: not valid YAML ({yaml_problem(error)})", remedy="mend that line") from None
     if not isinstance(values, dict):
         raise UserError(f"{where}: holds no sections", remedy="restore it with `git checkout params.yaml`")
     return values

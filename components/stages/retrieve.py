@@ -3,11 +3,12 @@
 import numpy as np
 import pyarrow as pa
 
-from components.curation.queries import query_sets
+from components.curation.queries import QuerySet, query_sets
 from components.curation.retrieval import Retrieved, RetrieveParams, SetAccount, retrieve
 from components.curation.scoring import score_retrieval
 from components.data.forgotten import load_usable
 from components.data.lock import read_lock
+from components.data.named_sources import named
 from components.data.tables import read_table, write_table
 from components.stages import paths
 from components.stages.publish import publish
@@ -21,8 +22,10 @@ def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     vectors = np.load(paths.EMBEDDINGS / "embeddings.npy", mmap_mode="r")
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
-    has_own_evaluation = read_lock(paths.SOURCE_LOCK).eval_uri is not None
-    params = params.resolved(own_evaluation=has_own_evaluation)
+    eval_uri = read_lock(paths.SOURCE_LOCK).eval_uri
+    params = params.resolved(own_evaluation=eval_uri is not None)
+    if not params.sets:
+        params = params.model_copy(update={"sets": {name: QuerySet() for name in named(eval_uri)}})
     queries = query_sets(manifest, params.sets, params.queries, params.seed)
     found = retrieve(
         vectors[[row[one] for one in kept]],

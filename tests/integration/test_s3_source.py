@@ -105,6 +105,28 @@ def test_a_bucket_gives_the_same_images_as_the_folder_it_was_filled_from(filled,
         assert of_bucket == {path.name: path.read_bytes() for path in (tmp_path / "b").glob(pattern)}
 
 
+def test_a_bucket_and_a_folder_together_are_the_two_put_together(filled, folder, at, tmp_path) -> None:
+    settings, cats = at(filled), folder / "cat"
+    (cats / "sub").mkdir()
+    (cats / "sub" / "9.jpg").write_bytes((cats / "0 ü.jpg").read_bytes())
+    alone = {"a": str(folder), "b": URI}
+    found = {}
+    for name, source in {**alone, "both": alone}.items():
+        lock = take_snapshot(SnapshotParams(source=source), settings)
+        out = tmp_path / "out" / name
+        build_manifest(lock, IngestParams(), out / "manifest", out / "shards", settings)
+        found[name] = Manifest.load(out / "manifest")
+    keys = ("id", "uri", "label")
+    assert sorted(tuple(row[key] for key in keys) for row in found["both"].sources.to_pylist()) == sorted(
+        tuple(row[key] for key in keys) for name in alone for row in found[name].sources.to_pylist()
+    )
+    assert sorted(found["both"].sources["name"].to_pylist()) == sorted(
+        f"{name}/{one}" for name in alone for one in found[name].sources["name"].to_pylist()
+    )
+    assert found["both"].images == found["a"].images  # the bucket holds nothing else
+    assert {row["uri"].partition(":")[0] for row in found["b"].sources.to_pylist()} == {"s3"}
+
+
 def test_more_objects_than_one_page_are_listed(filled, at, monkeypatch) -> None:
     monkeypatch.setattr(bucket, "PAGE", 3)
     assert len(snapshot(at(filled)).objects) == 8

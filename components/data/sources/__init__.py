@@ -1,23 +1,23 @@
-"""Where images come from: folders, tars, Parquet, videos, S3, lists of addresses, or generated scenes."""
+"""Where images come from: folders, tars, Parquet, videos, S3, lists of addresses, scenes, or several of these."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from components.data.lock import Annotation, Role
+from components.data.named_sources import divided, named
 from components.data.sources.bucket import S3Source
 from components.data.sources.opening import LocalOpener, local_prefix
 from components.data.sources.protocol import Source
 from components.data.sources.selection import Selection
+from components.data.sources.several import SeveralSources
 from components.data.sources.urls import UrlSource
 from components.errors import UserError
 from components.s3 import is_s3
 from components.settings import Settings
 
-__all__ = ["KINDS", "REMOTE", "Annotation", "Source", "is_scenes", "object_uri", "open_source"]
+__all__ = ["KINDS", "Annotation", "Source", "is_remote", "is_scenes", "object_uri", "open_source"]
 
 KINDS = "a folder, .tar, .parquet, video, pattern of such files, .txt of https:// URLs, s3://BUCKET/PREFIX, or scenes"
-REMOTE = (S3Source, UrlSource)
-"""Sources that answer after a while: several objects are read at a time."""
 
 
 def open_source(
@@ -28,7 +28,7 @@ def open_source(
     Args:
         uri: a folder; a file or pattern of files that hold images (`.tar`, `.parquet`, video, of which `?fps=RATE`
             says how many frames a second); a `.txt` of `https://` addresses; `s3://BUCKET/PREFIX`; `scenes` or
-            `scenes?images=3000&seed=0`.
+            `scenes?images=3000&seed=0`; several of these as `named_sources.joined` writes them.
         role: `train`, or `eval` for the evaluation source.
         settings: where S3 and the cache are.
         include: patterns of which a name must match one; empty stands for all images.
@@ -37,6 +37,12 @@ def open_source(
     Raises:
         UserError: if there is no such source, or nothing reads this kind of it.
     """
+    if members := named(uri):
+        opened = {
+            name: open_source(one, role=role, settings=settings, include=include, exclude=exclude)
+            for name, one in members.items()
+        }
+        return SeveralSources(uri, opened)
     selection = Selection(include, exclude)
     if is_scenes(uri):
         # scenes implement the protocol of this package
@@ -61,11 +67,21 @@ def object_uri(uri: str, name: str) -> str:
     """Where one object of a source is.
 
     `folder/name`, `s3://bucket/prefix/name`, `https://name`, `a.tar#name`, `scenes#name`; of a folder or pattern of
-    files that hold images `folder/a.tar/name`.
+    files that hold images `folder/a.tar/name`. One of several sources gives what it gives alone.
     """
+    if members := named(uri):
+        prefix, inner = divided(uri, name)
+        return object_uri(members[prefix.rstrip("/")], inner)
     if is_scenes(uri):
         return f"{uri}#{name}"
     return f"{uri.rstrip('/')}/{name}" if is_s3(uri) else local_prefix(uri) + name
+
+
+def is_remote(source: Source, name: str) -> bool:
+    """Whether an object takes a while to read that several share: many are read at a time."""
+    if isinstance(source, SeveralSources):
+        source, _ = source.member(name)
+    return isinstance(source, (S3Source, UrlSource))
 
 
 def is_scenes(uri: str) -> bool:

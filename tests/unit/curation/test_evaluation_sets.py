@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.curation.evaluation_sets import EvaluationSet, assign, leaks_by_set
+from components.curation.evaluation_sets import EvaluationSet, assign, leaks_by_set, sets_of_sources
 from components.errors import UserError
 
 SETS = (
@@ -36,6 +36,20 @@ def test_images_are_of_the_sets_that_their_names_match_and_else_of_the_rest() ->
 
 def test_an_image_of_two_sets_has_the_lower_threshold() -> None:
     assert assign(SETS, 0.7, IDS, SOURCES).threshold.tolist() == [0.4, 0.5, 0.7, 2.0, 0.4]
+
+
+def test_a_set_without_a_pattern_is_the_evaluation_source_of_its_name() -> None:
+    found = [
+        assign((EvaluationSet(name="flowers", pattern=one, leak_threshold=0.5),), 0.7, IDS, SOURCES).members.tolist()
+        for one in (None, "flowers/*")
+    ]
+    assert found[0] == found[1]
+
+
+def test_each_of_several_sources_is_a_set_and_one_named_as_the_rest_is_the_rest() -> None:
+    found = assign(sets_of_sources(["evaluation", "flowers"], 0.7), 0.7, IDS, SOURCES)
+    assert found.names == ("flowers", "evaluation")
+    assert found.threshold.tolist() == [0.7, 0.7, 0.7, 2.0, 0.7]
 
 
 def test_without_sets_all_evaluation_images_are_one() -> None:

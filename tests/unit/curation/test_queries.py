@@ -21,6 +21,12 @@ def test_sets_are_named_by_patterns_and_may_share_images() -> None:
     assert found["five"] == [sha("eval/cat/5.jpg")]
 
 
+def test_a_set_without_a_pattern_is_the_evaluation_source_of_its_name() -> None:
+    assert len(query_sets(manifest(train=3, evaluation=4), {"eval": QuerySet()}, 10, 0)["eval"]) == 4
+    with pytest.raises(UserError, match=r"retrieve\.sets\.val\.match 'val/\*' fits none"):
+        query_sets(manifest(), {"val": QuerySet()}, 10, 0)
+
+
 def test_each_set_has_its_own_draw() -> None:
     found = query_sets(manifest(evaluation=9), {"a": QuerySet(match="*"), "b": QuerySet(match="*")}, 3, 0)
     assert len(found["a"]) == len(found["b"]) == 3

@@ -5,22 +5,14 @@ from pathlib import Path
 import pytest
 
 from components.curation.embedding import EmbedParams
-from components.data.lock import (
-    Annotation,
-    Changes,
-    SourceLock,
-    SourceObject,
-    read_lock,
-    removed_since,
-    same_lock,
-    write_lock,
-)
+from components.data.changes import Changes, removed_since
+from components.data.lock import Annotation, SourceLock, SourceObject, read_lock, same_lock, write_lock
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
-from components.stages.params import load_params
-from flows.snapshot import refresh_locks
+from components.stages.params import load_params, parse_params
+from flows.snapshot import probe_sources, refresh_locks
 
 ROOT = Path(__file__).parents[3]
 
@@ -68,6 +60,55 @@ def test_one_image_is_too_few_to_train_on(folder: Path, bare_settings: Settings)
 def test_the_training_source_cannot_be_its_own_evaluation(folder: Path, bare_settings: Settings) -> None:
     with pytest.raises(UserError, match="the evaluation source is the training source"):
         take_snapshot(SnapshotParams(source=str(folder), eval=str(folder)), bare_settings)
+
+
+def test_one_of_several_cannot_be_trained_on_and_evaluated_on(folder: Path, bare_settings: Settings) -> None:
+    pets, cats = str(folder), str(folder / "cat")
+    params = SnapshotParams(source={"a": pets, "b": cats}, eval={"c": cats})
+    with pytest.raises(UserError, match=r"cat: the evaluation source is the training source"):
+        take_snapshot(params, bare_settings)
+
+
+def test_of_several_sources_scenes_bring_their_evaluation_part(folder: Path, bare_settings: Settings) -> None:
+    drawn = "scenes?images=30&eval=10"
+    params = SnapshotParams(source={"pets": str(folder), "drawn": drawn})
+    assert params.eval_uri == "sets?drawn=scenes%3Fimages%3D30%26eval%3D10"
+    lock = take_snapshot(params, bare_settings)
+    assert (len(lock.of_role("train")), len(lock.of_role("eval"))) == (36, 10)
+    assert SnapshotParams(source={"pets": str(folder)}).eval_uri is None
+    assert take_snapshot(SnapshotParams(source={"a": drawn}, eval={"b": drawn}), bare_settings).eval_uri is not None
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [
+        ({}, "give one URI, or at least one under a name"),
+        (["a", "b"], "give one URI, or at least one under a name"),
+        (3, "give one URI, or at least one under a name"),
+        ({"a/b": "x"}, "'a/b' is no name of a source: a name has 1 to 40 letters, digits, - and _"),
+        ({"": "x"}, "'' is no name of a source"),
+        ({2024: "x"}, "2024 is no name of a source.*quote"),
+        ({"a": {"b": "x"}}, "'a' is not one URI: give a folder"),
+        ({"a": None}, "'a' is not one URI"),
+        ({"a": "sets?b=x"}, "'a' is not one URI"),
+        ("sets?b=x", "write several sources as {NAME: URI, …}"),
+    ],
+)
+def test_f16_what_is_no_source_is_one_line(given: object, remedy: str) -> None:
+    for key in ("source", "eval"):
+        with pytest.raises(UserError, match=remedy) as caught:
+            validate(SnapshotParams, {key: given}, where="snapshot")
+        assert f"snapshot: '{key}'" in str(caught.value)
+        assert "more)" not in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_f16_a_name_given_twice_is_one_line_that_says_where() -> None:
+    with pytest.raises(
+        UserError, match=r"^p\.yaml: not valid YAML \(found duplicate key \"a\".*, line 4\): mend"
+    ) as caught:
+        parse_params("snapshot:\n  eval:\n    a: x\n    a: y\n", where="p.yaml")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_empty_name_is_refused() -> None:
@@ -143,6 +184,22 @@ def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: 
         == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
     )
     assert names(read_lock(record).objects) == ["cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
+
+
+def test_several_sources_are_told_by_name_and_each_is_looked_at(folder: Path, bare_settings: Settings) -> None:
+    chosen = SnapshotParams(source={"pets": str(folder), "cats": str(folder / "cat")}, eval={"dogs": f"{folder}/dog"})
+    params = load_params(ROOT / "params.yaml").model_copy(
+        update={"snapshot": chosen, "embed": EmbedParams(embedder="builtin")}
+    )
+    assert refresh_locks(params, bare_settings).source == (
+        f"cats={folder}/cat, pets={folder}: 9 objects, 3 for evaluation"
+    )
+    assert probe_sources(params, bare_settings) == [
+        f"{folder}/cat (0.jpg)",
+        f"{folder} (cat/0.jpg)",
+        f"{folder}/dog (3.jpg)",
+    ]
+    assert read_lock(bare_settings.root / "data" / "source.lock") == take_snapshot(chosen, bare_settings)
 
 
 def test_a_record_of_what_went_that_cannot_be_read_is_left_as_it_is(folder: Path, bare_settings: Settings) -> None:

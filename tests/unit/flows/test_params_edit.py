@@ -1,6 +1,7 @@
 """The command line's changes to params.yaml: checked whole, shown, and never with a secret."""
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from pydantic import Field
 from components.errors import UserError
 from components.parameters import Params, validate
 from components.stages.params import parse_params
-from flows.params_edit import Request, edit_params, edited_params, known_recipes
+from flows.params_edit import Request, edit_params, edited_params, known_recipes, sources_given
 from flows.yaml_text import parse
 
 ROOT = Path(__file__).parents[3]
@@ -18,8 +19,8 @@ OTHER_RECIPES = [name for name in known_recipes(RECIPES) if name != "demo"]
 
 
 class Snapshot(Params):
-    source: str
-    eval: str | None = None
+    source: str | dict[str, str]
+    eval: str | dict[str, str] | None = None
 
 
 class Training(Params):
@@ -79,6 +80,54 @@ def test_new_data_without_evaluation_data_forgets_the_old_ones(params: Path) -> 
 def test_new_data_come_with_their_evaluation_data(params: Path) -> None:
     edit(params, Request(data="a.tar", eval="b.tar"))
     assert parse(params.read_text())["snapshot"] == {"source": "a.tar", "eval": "b.tar"}
+
+
+def test_several_sources_are_written_by_name_and_comments_stay(params: Path) -> None:
+    two = {"val": "s3://team/val", "2024": "./a, b: c"}
+    difference = edit(params, Request(data=two, eval=two))
+    assert "+  source: {'2024': './a, b: c', val: s3://team/val}  # which images" in difference
+    assert parse(params.read_text())["snapshot"] == {"source": two, "eval": two}
+    edit(params, Request(overrides=("snapshot.eval.more=./more",)))
+    assert parse(params.read_text())["snapshot"]["eval"] == {**two, "more": "./more"}
+    edit(params, Request(data="scenes", eval="labelled"))
+    assert params.read_text() == TEXT
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        (None, None),
+        ([], None),
+        (["./photos"], "./photos"),
+        ([""], ""),
+        (["scenes?images=3"], "scenes?images=3"),
+        (["s3://bucket/day=1"], "s3://bucket/day=1"),
+        (["./day=1"], "./day=1"),
+        (["a/day=1"], "a/day=1"),
+        (["val=s3://bucket/day=1"], {"val": "s3://bucket/day=1"}),
+        (["val=./x", "ours=scenes?seed=1"], {"val": "./x", "ours": "scenes?seed=1"}),
+    ],
+)
+def test_an_option_given_once_or_often_names_sources(values: Sequence[str] | None, wanted: object) -> None:
+    assert sources_given(values, "--eval") == wanted
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (["a=x", "a=y"], "--eval: 'a' is given twice: give each"),
+        (["=x"], "--eval: '' before '=' is no name of a source: a name has 1 to 40 letters"),
+        (["my set=x"], "--eval: 'my set' before '=' is no name"),
+        (["x", "a=y"], "--eval x: of several sources each needs a name: write --eval NAME=URI"),
+        (["a=y", "a/b=x"], "--eval a/b=x: of several sources each needs a name"),
+        (["x", "y"], "--eval x: of several sources each needs a name"),
+        (["s3://u:geheim@host/x", "y"], "--eval s3://host/x: of several"),
+    ],
+)
+def test_f16_wrong_names_of_sources_are_one_line(values: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        sources_given(values, "--eval")
+    assert str(caught.value).startswith(message)
 
 
 def test_single_keys_win_over_the_recipe(params: Path) -> None:
@@ -182,7 +231,11 @@ def test_a_file_that_is_no_yaml_is_named_with_the_line(params: Path) -> None:
     ["s3://AKIA:geheim@bucket/x", "https://u:geheim@host/x.tar", "https://h/x.tar?X-Amz-Signature=geheim"],
 )
 def test_f15_a_secret_is_neither_written_nor_repeated(params: Path, uri: str) -> None:
-    for request in (Request(data=uri), Request(data="x", eval=uri), Request(overrides=(f"snapshot.source='{uri}'",))):
+    for request in (
+        Request(data=uri),
+        Request(data="x", eval={"a": "x", "b": uri}),
+        Request(overrides=(f"snapshot.source='{uri}'",)),
+    ):
         with pytest.raises(UserError) as caught:
             edit(params, request)
         assert "geheim" not in str(caught.value)
