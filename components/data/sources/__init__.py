@@ -5,6 +5,7 @@ from pathlib import Path
 
 from components.data.lock import Annotation, Role
 from components.data.sources.bucket import S3Source
+from components.data.sources.bucket_files import BucketOpener, bucket_prefix
 from components.data.sources.opening import LocalOpener, local_prefix
 from components.data.sources.protocol import Source
 from components.data.sources.selection import Selection
@@ -15,9 +16,12 @@ from components.settings import Settings
 
 __all__ = ["KINDS", "REMOTE", "Annotation", "Source", "is_scenes", "object_uri", "open_source"]
 
-KINDS = "a folder, .tar, .parquet, video, pattern of such files, .txt of https:// URLs, s3://BUCKET/PREFIX, or scenes"
+KINDS = (
+    "a folder, .tar, .parquet, video, pattern of such files, .txt of https:// URLs, s3://BUCKET/PREFIX of images, "
+    "s3://BUCKET/PATTERN of such files, or scenes"
+)
 REMOTE = (S3Source, UrlSource)
-"""Sources that answer after a while: several objects are read at a time."""
+"""Sources that answer after a while: several objects are read at a time. Archives of a bucket are fetched whole."""
 
 
 def open_source(
@@ -27,8 +31,8 @@ def open_source(
 
     Args:
         uri: a folder; a file or pattern of files that hold images (`.tar`, `.parquet`, video, of which `?fps=RATE`
-            says how many frames a second); a `.txt` of `https://` addresses; `s3://BUCKET/PREFIX`; `scenes` or
-            `scenes?images=3000&seed=0`.
+            says how many frames a second); a `.txt` of `https://` addresses; `s3://BUCKET/PREFIX`, or there a
+            file or pattern of files that hold images; `scenes` or `scenes?images=3000&seed=0`.
         role: `train`, or `eval` for the evaluation source.
         settings: where S3 and the cache are.
         include: patterns of which a name must match one; empty stands for all images.
@@ -45,7 +49,8 @@ def open_source(
 
         return ScenesSource(parse_uri(uri), role)
     if is_s3(uri):
-        return S3Source(uri, role, selection, settings.s3_endpoint)
+        files = BucketOpener(role, settings, selection).open(uri)
+        return S3Source(uri, role, selection, settings.s3_endpoint) if files is None else files
     scheme, separator, _ = uri.partition("://")
     if separator:
         raise UserError(f"{scheme}://…: no such kind of source", remedy=f"give {KINDS}")
@@ -61,11 +66,11 @@ def object_uri(uri: str, name: str) -> str:
     """Where one object of a source is.
 
     `folder/name`, `s3://bucket/prefix/name`, `https://name`, `a.tar#name`, `scenes#name`; of a folder or pattern of
-    files that hold images `folder/a.tar/name`.
+    files that hold images `folder/a.tar/name`. Files of a bucket are written as those of a folder.
     """
     if is_scenes(uri):
         return f"{uri}#{name}"
-    return f"{uri.rstrip('/')}/{name}" if is_s3(uri) else local_prefix(uri) + name
+    return (bucket_prefix(uri) if is_s3(uri) else local_prefix(uri)) + name
 
 
 def is_scenes(uri: str) -> bool:
