@@ -124,8 +124,8 @@ def s3_errors_explained(what: str, bucket: str, endpoint: str | None) -> Iterato
 def md5_of(answer: Mapping[str, Any]) -> str | None:
     """The MD5 of an object's bytes, hexadecimal, where the server lets one know it.
 
-    It is the ETag of an object that was uploaded in one piece, and is not encrypted with a key of its own. Of others only
-    the length is known, which the connection has checked.
+    It is the ETag of an object that was uploaded in one piece, and is not encrypted with a key of its own. Of others
+    only the length is known, which the connection has checked.
 
     Args:
         answer: to `get_object`.

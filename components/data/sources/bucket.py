@@ -203,9 +203,8 @@ class S3Source:
         instead = found_instead(others.values())
         if instead is not None:
             what, pattern = instead
-            raise UserError(
-                f"{self.uri}: holds {what} and no image", remedy=f"give them as a pattern: '{where}/{pattern}'"
-            )
+            remedy = f"give them as a pattern: '{where}/{pattern}'"
+            raise UserError(f"{self.uri}: holds {what} and no image", remedy=remedy)
         if not others and MAGIC.search(self._address.prefix):
             remedy = f"let the pattern end in the extension of its files: '{where}.tar'"
             raise UserError(f"{self.uri}: nothing is below a prefix of this name", remedy=remedy)
