@@ -335,7 +335,7 @@ def test_a_prefix_of_archives_names_the_pattern_to_write(settings: Settings) -> 
 
 def test_what_is_not_there_and_what_is_of_two_kinds_is_named(settings: Settings) -> None:
     for absent in ("shards/part-0009.tar", "shards/part", "none/*.tar", "shards/part-9*.tar", "shards/part-000.tar"):
-        with pytest.raises(UserError, match="no such file in the bucket|is empty"):
+        with pytest.raises(UserError, match=r"no such file in the bucket|is empty"):
             snapshot(f"{PLACE}/{absent}", settings)
     with pytest.raises(UserError, match=r"part-0003\.tar: no such file"):
         snapshot(f"{PLACE}/shards/part-{{0000..0003}}.tar", settings)

@@ -138,7 +138,7 @@ def test_what_is_on_its_way_takes_up_room_and_is_waited_for(kept: Downloads, fol
 def test_a_file_that_shares_its_lock_with_the_wanted_one_makes_room(
     kept: Downloads, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("components.data.sources.downloads._LOCK_DIGITS", 0)
+    monkeypatch.setattr("components.data.sources.downloads._lock_name", lambda _: "one")
     for name in "abcd":
         get(kept, wanted(name, 60))
     assert names(folder) == {"d"}
