@@ -26,7 +26,7 @@ app = typer.Typer(
 
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="SRC", help="folder, .tar, .parquet, video, .txt of URLs, s3://…[*.tar], or scenes[?…]"),
+    typer.Option("--data", metavar="SRC", help="folder, .tar, .parquet, video, .txt of URLs, s3://…, or scenes[?…]"),
 ]
 Eval = Annotated[str | None, typer.Option("--eval", metavar="SRC", help="labelled images to evaluate on")]
 Recipe = Annotated[str | None, typer.Option(metavar="NAME", help="a file of infra/recipes, without .yaml")]
