@@ -1,6 +1,5 @@
 """S3: addresses, the client that gives up in time, and what its errors mean."""
 
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,21 +121,18 @@ def s3_errors_explained(what: str, bucket: str, endpoint: str | None) -> Iterato
         raise _no_answer(type(error).__name__, what, bucket, endpoint) from None
 
 
-def is_intact(data: bytes, answer: Mapping[str, Any]) -> bool:
-    """Whether bytes are those of an object, as far as the server lets one know.
+def md5_of(answer: Mapping[str, Any]) -> str | None:
+    """The MD5 of an object's bytes, hexadecimal, where the server lets one know it.
 
-    The ETag of an object that was uploaded in one piece, and is not encrypted with a key of its own, is the MD5 of its
-    bytes. Of others only the length is known, which the connection has checked.
+    It is the ETag of an object that was uploaded in one piece, and is not encrypted with a key of its own. Of others
+    only the length is known, which the connection has checked.
 
     Args:
-        data: the body.
         answer: to `get_object`.
     """
     etag = str(answer.get("ETag", "")).strip('"')
     own_key = answer.get("SSECustomerAlgorithm") or answer.get("ServerSideEncryption", "AES256") != "AES256"
-    if own_key or not _MD5.fullmatch(etag):
-        return True
-    return hashlib.md5(data, usedforsecurity=False).hexdigest() == etag
+    return None if own_key or not _MD5.fullmatch(etag) else etag
 
 
 def error_code(error: Any) -> str:

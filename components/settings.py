@@ -91,6 +91,11 @@ class Settings(BaseSettings):
         ge=0,
         description="images of such shards that this machine keeps in the cache, for all its training processes, bytes",
     )
+    archive_cache_bytes: int = Field(
+        20 << 30,
+        gt=0,
+        description="archives and videos of a bucket that this machine keeps in the cache until ingest is done, bytes",
+    )
     checkpoint_dir: Path | None = Field(None, description="training checkpoints; default: .checkpoints in `home`")
     checkpoint_mirror: str | None = Field(
         None, description="s3://BUCKET/PREFIX that checkpoints are copied to, and fetched from by an empty machine"

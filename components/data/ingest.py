@@ -25,6 +25,7 @@ from components.data.manifest_builder import ManifestBuilder
 from components.data.shard_writer import ShardWriter
 from components.data.shards import SHARD_LIMIT
 from components.data.sources import Source, open_source
+from components.data.sources.downloads import downloads
 from components.data.sources.web_cache import web_cache
 from components.data.worker_process import Bounds
 from components.data.workers import map_chunks
@@ -145,6 +146,7 @@ def build_manifest(
     truth = {role: table for role, source in sources.items() if (table := source.truth()) is not None}
     manifest = builder.build(locations, truth, fraction=params.holdout_fraction, seed=params.seed)
     manifest.save(out_manifest)
+    downloads(settings).clear()  # what is of use of it is in the shards; it may hold forgotten images
     web_cache(settings).clean({one.digest for one in lock.objects}, forgotten)
     return _metrics(manifest, shards)
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from components.data.decoding import DecodingError, decode
 from components.data.ingest_cache import KeptShards, Place, Verdict
 from components.data.lock import Role, SourceObject
 from components.data.phash import grey_square, phashes
-from components.data.sources import Annotation, Source, is_remote, object_uri
+from components.data.sources import Annotation, Source, is_remote, object_uri, prepare
 from components.data.sources.digests import ETAG, SHA256
 from components.data.worker_process import NOTHING, Began
 from components.errors import UserError
@@ -111,9 +112,12 @@ class Inspector:
             coming = {place: pool.submit(self.read, one) for place, one in enumerate(wanted) if self._is_remote(one)}
             for place, one in enumerate(wanted):
                 fetched = coming.pop(place, None)
-                data = None if fetched is None else fetched.result()
+                data = self._kept(one) if fetched is None else fetched.result()
+                is_read = fetched is not None or data is not None
+                if not is_read:
+                    self._prepare(one.source)
                 began(place)
-                found.append(self._inspect(one.source, data) if fetched else self._read_and_inspect(one))
+                found.append(self._inspect(one.source, data) if is_read else self._read_and_inspect(one.source))
                 began(NOTHING)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -125,14 +129,8 @@ class Inspector:
         Raises:
             UserError: if the object is gone or is not what the lock says.
         """
-        if one.id is not None and one.place is not None:
-            data = self.kept.read(one.id, one.place)
-            if data is not None:
-                return data
-        source = one.source
-        if source.size is not None and source.size > self.max_bytes:
-            return None
-        return self.sources[source.role].read(source.name, source.digest)
+        data = self._kept(one)
+        return self._from_source(one.source) if data is None else data
 
     def refuse(self, one: Wanted, reason: str) -> Outcome:
         """The quarantine of an object that is better not decoded again, nor read where reading is decoding.
@@ -160,7 +158,7 @@ class Inspector:
             one: of the lock.
             code: identifies the code.
         """
-        if one.size is not None and one.size > self.max_bytes:
+        if self._is_too_large(one):
             return None
         if one.digest.startswith(SHA256):
             return one.digest
@@ -170,15 +168,30 @@ class Inspector:
     def _is_remote(self, one: Wanted) -> bool:
         return is_remote(self.sources[one.source.role], one.source.name)
 
-    def _read_and_inspect(self, one: Wanted) -> Outcome | _Decoded:
+    def _is_too_large(self, one: SourceObject) -> bool:
+        return one.size is not None and one.size > self.max_bytes
+
+    def _kept(self, one: Wanted) -> bytes | None:
+        return None if one.id is None or one.place is None else self.kept.read(one.id, one.place)
+
+    def _from_source(self, one: SourceObject) -> bytes | None:
+        return None if self._is_too_large(one) else self.sources[one.role].read(one.name, one.digest)
+
+    def _prepare(self, one: SourceObject) -> None:
+        """Fetches the file that an object is in: that takes time and memory which are not the object's."""
+        if not self._is_too_large(one):
+            with suppress(OSError, MemoryError):  # reading it tells
+                prepare(self.sources[one.role], one.name)
+
+    def _read_and_inspect(self, one: SourceObject) -> Outcome | _Decoded:
         try:
-            return self._inspect(one.source, self.read(one))
+            return self._inspect(one, self._from_source(one))
         except MemoryError:
-            return _quarantined(one.source, None, TOO_MUCH_MEMORY)
+            return _quarantined(one, None, TOO_MUCH_MEMORY)
         except OSError as error:
             if error.errno == errno.ENOMEM:  # a mapping that the bound refuses
-                return _quarantined(one.source, None, TOO_MUCH_MEMORY)
-            where = object_uri(self.sources[one.source.role].uri, one.source.name)
+                return _quarantined(one, None, TOO_MUCH_MEMORY)
+            where = object_uri(self.sources[one.role].uri, one.name)
             raise UserError(f"{where}: {error.strerror}", remedy="make it readable, or exclude it") from None
 
     def _inspect(self, one: SourceObject, data: bytes | None) -> Outcome | _Decoded:

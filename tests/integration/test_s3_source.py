@@ -184,9 +184,9 @@ def test_a_server_that_heeds_no_condition_gives_no_other_version(filled, s3, at,
     lock = snapshot(settings)
     s3.put_object(Bucket="photos", Key="2026/animals/dog/5 ü.jpg", Body=b"another")
     source = bucket.S3Source(URI, "train", Selection(), filled)
-    client = source._connected()
+    client = source._bucket._connected()
     heedless = SimpleNamespace(get_object=lambda IfMatch, **rest: client.get_object(**rest))
-    monkeypatch.setattr(source, "_client", heedless)
+    monkeypatch.setattr(source._bucket, "_client", heedless)
     (changed,) = (one for one in lock.objects if one.name == "dog/5 ü.jpg")
     with pytest.raises(UserError, match=r"dog/5 ü\.jpg: gone or changed since the snapshot"):
         source.read(changed.name, changed.digest)

@@ -55,7 +55,7 @@ class Tar:
 
     def __init__(self, place: Place) -> None:
         self._place = place
-        self._descriptor: int | None = None
+        self._file: FileIO | None = None
 
     def members(self, threads: int) -> Iterator[Member]:
         """Yields every regular file; images with size, SHA-256 and what the file beside them says."""
@@ -75,6 +75,10 @@ class Tar:
         if digest is not None and digest_of(data) != digest:
             raise self._place.changed(member)
         return data
+
+    def prepare(self) -> None:
+        """Opens the file."""
+        self._opened()
 
     def _said(self, key: str) -> Annotation | None:
         """What the files beside an image say about it; a `.cls` goes before a `.json`."""
@@ -114,20 +118,20 @@ class Tar:
 
     def _opened(self) -> int:
         with _opening:  # several threads hash at a time
-            if self._descriptor is None:
-                self._descriptor = os.open(self._place.path, os.O_RDONLY | os.O_CLOEXEC)
-            return self._descriptor
+            if self._file is None:
+                self._file = self._place.open()
+            return self._file.fileno()
 
     @cached_property
     def _index(self) -> dict[str, Extent]:
         found: dict[str, Extent] = {}
         try:
-            with _Headers(FileIO(self._place.path)) as file, tarfile.open(self._place.path, "r:", file) as archive:
+            with self._from_start() as file, tarfile.open(str(self._place.file), "r:", file) as archive:
                 for name, extent in self._headers(archive):
                     if name in found and (_sidecar(name) or self._place.takes(name)):
                         raise UserError(f"{self._place.uri}: two files are named '{name}'", remedy="rename one of them")
                     found[name] = extent
-                self._check_end(archive)
+                self._check_end(archive, file)
         except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
             remedy = "pack it anew as one uncompressed tar; `cat` does not join two, `tar --concatenate` does"
             raise UserError(f"{self._place.uri}: not a whole tar ({error})", remedy=remedy) from None
@@ -152,30 +156,34 @@ class Tar:
         if skipped:
             _log.warning("%s: skipped %d links, devices or sparse files", self._place.uri, skipped)
 
-    def _check_end(self, archive: tarfile.TarFile) -> None:
+    def _from_start(self) -> "_Headers":
+        file = _Headers(FileIO(os.dup(self._opened())))
+        file.seek(0)
+        return file
+
+    def _check_end(self, archive: tarfile.TarFile, file: BufferedReader) -> None:
         """Makes sure that nothing is missing and nothing follows.
 
         To `tarfile` a damaged header, the end of a file cut short and the zeros between two archives joined by `cat`
         all look like the end of the archive.
         """
-        with self._place.path.open("rb") as file:
-            file.seek(archive.offset)
-            mark = file.read(tarfile.BLOCKSIZE)
-            if any(mark):
-                raise tarfile.ReadError(f"damaged at byte {archive.offset}")
-            if len(mark) < tarfile.BLOCKSIZE:
-                raise tarfile.ReadError("cut short: its end marker is missing")
-            for chunk in iter(partial(file.read, CHUNK), b""):
-                if more := chunk.lstrip(b"\0"):
-                    raise tarfile.ReadError(f"after its end more follows at byte {file.tell() - len(more)}")
+        file.seek(archive.offset)
+        mark = file.read(tarfile.BLOCKSIZE)
+        if any(mark):
+            raise tarfile.ReadError(f"damaged at byte {archive.offset}")
+        if len(mark) < tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("cut short: its end marker is missing")
+        for chunk in iter(partial(file.read, CHUNK), b""):
+            if more := chunk.lstrip(b"\0"):
+                raise tarfile.ReadError(f"after its end more follows at byte {file.tell() - len(more)}")
 
     def __getstate__(self) -> dict[str, Any]:
         # the index goes along: else each worker would read all headers again, and tell again what it leaves out
-        return {**self.__dict__, "_descriptor": None, "_index": self._index}
+        return {**self.__dict__, "_file": None, "_index": self._index}
 
     def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)  # type: ignore[arg-type]
+        if getattr(self, "_file", None) is not None:
+            self._file.close()  # type: ignore[union-attr]
 
 
 class _Headers(BufferedReader):

@@ -1,14 +1,14 @@
-"""Files that each hold many images: tars, Parquet, video. They are read in place, nothing is extracted."""
+"""Files that each hold many images: tars, Parquet, video. Nothing is extracted."""
 
-import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from io import FileIO
 from typing import Any, Protocol
 
 from components.data.lock import Annotation, Role, SourceObject
-from components.data.sources.digests import Stamp
+from components.data.sources.files import File
 from components.data.sources.listings import ListingCache, Member
 from components.data.sources.selection import Selection, Tally, annotate
 from components.errors import UserError
@@ -22,13 +22,23 @@ OPEN_FILES = 4
 class Place:
     """One file of a source."""
 
-    path: Path
+    file: File
     uri: str
     """For messages."""
     prefix: str
     """Of the names of its members within the source: empty, or `NAME/`."""
     selection: Selection
     """Which members are images, by their names within the source."""
+
+    def open(self) -> FileIO:
+        """Opens the file; it stays readable whatever becomes of its path.
+
+        Raises:
+            OSError: if it cannot be read.
+            UserError: if it cannot be fetched.
+        """
+        with self.file.at_hand() as path:
+            return FileIO(path)
 
     def takes(self, member: str) -> bool:
         """Whether a member is an image of the source."""
@@ -58,6 +68,14 @@ class Container(Protocol):
 
         Raises:
             UserError: if it is not there, or is no longer what the digest says.
+        """
+
+    def prepare(self) -> None:
+        """Opens the file, which may have to be fetched first, and decodes nothing.
+
+        Raises:
+            OSError: if it cannot be read.
+            UserError: if it cannot be fetched.
         """
 
 
@@ -90,7 +108,7 @@ class ContainerSource:
     """
 
     def __init__(
-        self, uri: str, role: Role, selection: Selection, cache: ListingCache, kind: Kind, files: Mapping[str, Path]
+        self, uri: str, role: Role, selection: Selection, cache: ListingCache, kind: Kind, files: Mapping[str, File]
     ) -> None:
         self.uri = uri
         self.role = role
@@ -112,7 +130,17 @@ class ContainerSource:
     def read(self, name: str, digest: str | None = None) -> bytes:
         """Returns the bytes of an image, see `Source.read`."""
         file, member = self._split(name)
-        return self._container(file).read(member, digest)
+        with self._doubted(file):
+            return self._container(file).read(member, digest)
+
+    def prepare(self, name: str) -> None:
+        """Does what reading an image needs and is not about the image: fetches and opens the file that it is in.
+
+        Raises:
+            OSError: as `Container.prepare`.
+            UserError: as `Container.prepare`.
+        """
+        self._container(self._split(name)[0]).prepare()
 
     def annotation(self, name: str) -> Annotation:
         """The parent folder of a member is the label; whatever else is known is in the listing."""
@@ -122,20 +150,30 @@ class ContainerSource:
         """Nothing is known about members but what is in the files."""
 
     def _members(self, file: str) -> Sequence[Member]:
-        path, selection = self._files[file], self._selection
+        one, selection = self._files[file], self._selection
         try:
-            before = path.stat()
-            members = self._cache.members(
-                Stamp.of(str(path), before),
-                f"{self._kind.reader} {file} {selection.include} {selection.exclude}",
-                lambda: self._container(file).members(self._cache.workers),
-            )
-            after = path.stat()
+            before = one.stamp()
+            with self._doubted(file):
+                members = self._cache.members(
+                    before,
+                    f"{self._kind.reader} {file} {selection.include} {selection.exclude}",
+                    lambda: self._container(file).members(self._cache.workers),
+                )
+            after = one.stamp()
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}", remedy="make it readable, or exclude it") from None
-        if _state(before) != _state(after):
-            raise UserError(f"{path}: changed while it was read", remedy="try again when nobody writes it")
+            raise UserError(f"{one}: {error.strerror}", remedy="make it readable, or exclude it") from None
+        if before != after:
+            raise UserError(f"{one}: changed while it was read", remedy="try again when nobody writes it")
         return members
+
+    @contextmanager
+    def _doubted(self, file: str) -> Iterator[None]:
+        """Says to a file whose content is refused that it may be damaged."""
+        try:
+            yield
+        except UserError:
+            self._files[file].doubt()
+            raise
 
     def _split(self, name: str) -> tuple[str, str]:
         if "" in self._files:
@@ -163,7 +201,3 @@ class ContainerSource:
         # of one file what was found in it goes along: else each worker would find it out again
         opened = OrderedDict({"": self._container("")}) if "" in self._files else OrderedDict()
         return {**self.__dict__, "_open": opened}
-
-
-def _state(stat: os.stat_result) -> tuple[int, int, int]:
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

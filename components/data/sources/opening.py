@@ -1,49 +1,29 @@
 """Which kind of source a path is: what is in a folder decides, or what a pattern matches."""
 
 import os
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from components.data.lock import Role
-from components.data.sources.archive import Tars
-from components.data.sources.containers import ContainerSource, Kind
+from components.data.sources.containers import ContainerSource
 from components.data.sources.digests import DigestCache
+from components.data.sources.files import LocalFile
 from components.data.sources.folder import FolderSource, files_below
 from components.data.sources.https import SCHEME, Fetcher
+from components.data.sources.kinds import Files, kind_of, one_kind, path_and_rate
 from components.data.sources.listings import ListingCache
-from components.data.sources.parquet import Parquets
 from components.data.sources.patterns import base_of, is_pattern, matches
 from components.data.sources.protocol import Source
 from components.data.sources.selection import Selection
 from components.data.sources.urls import UrlSource
-from components.data.sources.video import PATTERNS as VIDEO_PATTERNS
-from components.data.sources.video import Videos
 from components.data.sources.web_cache import web_cache
 from components.errors import UserError
 from components.settings import Settings
 
-RATE = re.compile(r"\?fps=([0-9]+(?:\.[0-9]+)?|[0-9]+/[1-9][0-9]*)$")
 URL_LIST = ".txt"
-
-
-class _Files(NamedTuple):
-    """Files of one kind."""
-
-    what: str
-    patterns: tuple[str, ...]
-    kind: Callable[[Fraction, DigestCache], Kind]
-
-
-_KINDS = (
-    _Files("tars", ("*.tar",), lambda rate, cache: Tars()),
-    _Files("Parquet files", ("*.parquet",), lambda rate, cache: Parquets()),
-    _Files("videos", VIDEO_PATTERNS, Videos),
-)
 
 
 @dataclass(frozen=True)
@@ -83,7 +63,7 @@ class LocalOpener:
         if path.suffix.lower() == URL_LIST:
             fetcher = Fetcher(self.settings.trusted_hosts)
             return UrlSource(uri, self.role, self.selection, fetcher, web_cache(self.settings))
-        kind = _kind_of(path.name)
+        kind = kind_of(path.name)
         return None if kind is None else self._containers(uri, kind, {"": path.resolve()}, rate)
 
     def _folder(self, uri: str, root: Path, rate: Fraction) -> Source:
@@ -94,13 +74,13 @@ class LocalOpener:
         files = {name: root / name for name, _ in files_below(root, uri, wanted) if wanted.takes(name)}
         return self._containers(uri, kind, files, rate)
 
-    def _kind_in(self, root: Path, uri: str) -> _Files | None:
+    def _kind_in(self, root: Path, uri: str) -> Files | None:
         """The kind of the files in a folder; None for a folder of images, whatever else is in it."""
-        found: dict[str, _Files] = {}
+        found: dict[str, Files] = {}
         for name, _ in files_below(root, uri, self.selection):
             if self.selection.takes(name):
                 return None
-            if kind := _kind_of(name):
+            if kind := kind_of(name):
                 found[kind.what] = kind
         if len(found) > 1:
             remedy = f"give those of one kind as a pattern, such as '{uri.rstrip('/')}/*.tar'"
@@ -112,23 +92,20 @@ class LocalOpener:
         base = Path(base_of(pattern))
         root = base.resolve()
         files: dict[str, Path] = {}
-        kinds: dict[str, _Files] = {}
         for path in matches(pattern):
-            kind = _kind_of(path.name)
-            if kind is None or not path.is_file():
+            if kind_of(path.name) is None or not path.is_file():
                 continue
             if not path.resolve().is_relative_to(root):
                 raise UserError(f"{path}: a link that leads outside", remedy="give the file that it points to")
-            files[path.relative_to(base).as_posix()], kinds[kind.what] = path.resolve(), kind
-        if len(kinds) > 1:
-            found = " and ".join(sorted(kinds))
-            raise UserError(f"{uri}: matches {found}", remedy="give a pattern of files of one kind")
-        return self._containers(uri, next(iter(kinds.values())), files, rate) if files else None
+            files[path.relative_to(base).as_posix()] = path.resolve()
+        kind = one_kind(files, uri)
+        return None if kind is None else self._containers(uri, kind, files, rate)
 
-    def _containers(self, uri: str, files: _Files, found: Mapping[str, Path], rate: Fraction) -> Source:
+    def _containers(self, uri: str, files: Files, found: Mapping[str, Path], rate: Fraction) -> Source:
         digests = self._digests()
         listings = ListingCache(digests.path, digests.workers)
-        return ContainerSource(uri, self.role, self.selection, listings, files.kind(rate, digests), found)
+        local = {name: LocalFile(path) for name, path in found.items()}
+        return ContainerSource(uri, self.role, self.selection, listings, files.kind(rate, digests), local)
 
     def _digests(self) -> DigestCache:
         return DigestCache(self.settings.cache / "digests.sqlite", workers=self.settings.thread_count())
@@ -144,21 +121,11 @@ def local_prefix(uri: str) -> str:
     if not path.is_dir():
         if path.suffix.lower() == URL_LIST:
             return SCHEME
-        if _kind_of(path.name):
+        if kind_of(path.name):
             return f"{where}#"
     return f"{where.rstrip('/')}/"
 
 
 def _path_and_rate(uri: str) -> tuple[str, Fraction]:
-    found = RATE.search(uri)
-    if found is None or Path(uri).expanduser().exists():
-        return uri, Fraction(1)
-    rate = Fraction(found[1])
-    if not rate:
-        raise UserError(f"{uri}: 0 frames a second", remedy="give a rate above 0, such as ?fps=0.5")
-    return uri[: found.start()], rate
-
-
-def _kind_of(name: str) -> _Files | None:
-    base = name.rpartition("/")[2]
-    return next((one for one in _KINDS if Selection(one.patterns).takes(base)), None)
+    """As `path_and_rate`, but for a file of just that name."""
+    return (uri, Fraction(1)) if Path(uri).expanduser().exists() else path_and_rate(uri)

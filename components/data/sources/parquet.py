@@ -87,6 +87,11 @@ class ParquetFile:
             raise self._place.changed(member)
         return bytes(data)
 
+    def prepare(self) -> None:
+        """Maps the file."""
+        with self._explained():
+            self._mapped  # noqa: B018
+
     def _seek(self, row: int) -> pa.Scalar:
         group = bisect_right(self._starts, row) - 1
         if group != self._group or row < self._first:
@@ -122,7 +127,12 @@ class ParquetFile:
     @cached_property
     def _file(self) -> pq.ParquetFile:
         with self._explained():
-            return pq.ParquetFile(self._place.path, memory_map=True, pre_buffer=False)
+            return pq.ParquetFile(self._mapped, pre_buffer=False)
+
+    @cached_property
+    def _mapped(self) -> pa.MemoryMappedFile:
+        with self._place.file.at_hand() as path:
+            return pa.memory_map(str(path))
 
     @cached_property
     def _column(self) -> str:

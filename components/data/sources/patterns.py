@@ -3,7 +3,8 @@
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from components.errors import UserError
@@ -34,16 +35,41 @@ def matches(pattern: str) -> Iterator[Path]:
     Raises:
         UserError: if a name that braces stand for is not there, or they stand for too many.
     """
-    for one in _expanded(pattern):
+    for one in expanded(pattern):
         if MAGIC.search(one):
             yield from map(Path, glob.glob(one, recursive=True))  # noqa: PTH207  # absolute and relative alike
         elif Path(one).exists():
             yield Path(one)
         else:
-            raise UserError(f"{one}: no such file", remedy="give a pattern of files that are there")
+            raise _missing(one)
 
 
-def _expanded(pattern: str) -> list[str]:
+def chosen(pattern: str, keys: Collection[str]) -> Iterator[str]:
+    """Yields the keys that a pattern matches: the same as `matches` where the keys are files in the current folder.
+
+    Args:
+        pattern: as of `matches`.
+        keys: relative, with `/`.
+
+    Raises:
+        UserError: as `matches`.
+    """
+    for one in expanded(pattern):
+        if MAGIC.search(one):
+            parts = one.split("/")
+            yield from (key for key in keys if _fits(key.split("/"), parts))
+        elif one in keys:
+            yield one
+        else:
+            raise _missing(one)
+
+
+def expanded(pattern: str) -> list[str]:
+    """The patterns that braces stand for.
+
+    Raises:
+        UserError: if they are too many.
+    """
     names = [pattern]
     while any(BRACES.search(name) for name in names):
         names = [made for name in names for made in _once(name)]
@@ -65,6 +91,22 @@ def _once(name: str) -> list[str]:
             raise _too_many(name)
         parts = [str(number).zfill(len(span[1])) for number in range(first, last + 1)]
     return [f"{name[: braces.start()]}{part}{name[braces.end() :]}" for part in parts]
+
+
+def _fits(parts: Sequence[str], wanted: Sequence[str]) -> bool:
+    """Whether the parts of a path match those of a pattern, by the rules of `glob`: what is hidden is asked for."""
+    if not parts or not wanted:
+        return not parts and not wanted
+    part, pattern = parts[0], wanted[0]
+    if not part or (part.startswith(".") and not pattern.startswith(".")):
+        return False
+    if pattern == "**":
+        return _fits(parts, wanted[1:]) or _fits(parts[1:], wanted)
+    return fnmatchcase(part, pattern) and _fits(parts[1:], wanted[1:])
+
+
+def _missing(name: str) -> UserError:
+    return UserError(f"{name}: no such file", remedy="give a pattern of files that are there")
 
 
 def _too_many(pattern: str) -> UserError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.data.decoding import MAX_PIXELS
 from components.data.lock import Annotation
 from components.data.sources.containers import Container, Place
-from components.data.sources.digests import DigestCache, Stamp, digest_of_path
+from components.data.sources.digests import DigestCache, digest_of_file
 from components.data.sources.listings import Member
 from components.data.sources.selection import Selection, annotate
 from components.errors import UserError
@@ -85,7 +85,7 @@ class Video:
 
     def members(self, threads: int) -> Iterator[Member]:
         """Yields the chosen frames; the file is hashed and its packets are listed, nothing is decoded."""
-        name = self._place.prefix.rstrip("/") or self._place.path.name
+        name = self._place.prefix.rstrip("/") or self._place.file.name
         label = annotate(name).label
         for number, shown in self._chosen():
             member = f"{shown // 1000:06d}.{shown % 1000:03d}.jpg"
@@ -102,13 +102,21 @@ class Video:
         with self._explained():
             return self._jpeg(shown)
 
+    def prepare(self) -> None:
+        """Opens the file, and finds out its digest."""
+        self._file  # noqa: B018
+        self._file_digest  # noqa: B018
+
     def _digest(self, shown: int) -> str:
         return f"video:{hashlib.sha256(f'{VERSION} {self._file_digest} {shown}'.encode()).hexdigest()}"
 
     @cached_property
     def _file_digest(self) -> str:
-        path = self._place.path
-        return next(self._digests.digests([Stamp.of(str(path), path.stat())], lambda _: digest_of_path(path)))
+        return next(self._digests.digests([self._place.file.stamp()], lambda _: self._hashed()))
+
+    def _hashed(self) -> str:
+        with self._place.open() as file:
+            return digest_of_file(file)
 
     def _chosen(self) -> Iterator[tuple[int, int]]:
         """Number and time in milliseconds of each frame that is taken."""
@@ -214,12 +222,16 @@ class Video:
         av = _pyav()
         with self._explained():
             container: InputContainer = av.open(
-                self._place.path.open("rb"),
+                self._file,
                 options={"format_whitelist": DEMUXERS, "protocol_whitelist": ""},
                 io_open=_refused,
                 metadata_errors="replace",
             )
         return container
+
+    @cached_property
+    def _file(self) -> io.BufferedReader:
+        return io.BufferedReader(self._place.open())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

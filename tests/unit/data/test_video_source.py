@@ -126,7 +126,7 @@ def test_a_second_listing_decodes_and_hashes_nothing(
     path = film(tmp_path / "x.mp4")
     before = list(open_(path).list())
     monkeypatch.setattr(av, "open", lambda *_, **__: pytest.fail("opened again"))
-    monkeypatch.setattr("components.data.sources.video.digest_of_path", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr("components.data.sources.video.digest_of_file", lambda _: pytest.fail("hashed again"))
     assert list(open_(path).list()) == before
 
 
