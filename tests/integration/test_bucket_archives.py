@@ -258,8 +258,11 @@ def test_workers_that_want_the_same_file_fetch_it_once(line: Line, settings: Set
     assert {count for (_, path), count in line.seen.items() if "part-" in path} == {2}
 
 
-def test_an_archive_is_at_hand_before_an_image_of_it_is_at_work(line: Line, settings: Settings) -> None:
-    lock = snapshot(f"{PLACE}/shards/*.tar", settings)
+@pytest.mark.parametrize("several", [False, True], ids=["alone", "one of several"])
+def test_an_archive_is_at_hand_before_an_image_of_it_is_at_work(line: Line, settings: Settings, several: bool) -> None:
+    uri = f"{PLACE}/shards/*.tar"
+    source = {"a": uri, "b": f"{PLACE}/rows/a.parquet"} if several else uri
+    lock = take_snapshot(SnapshotParams.model_validate({"source": source}), settings)
     for path in cached(settings):
         path.unlink()
     before = fetches(line)
