@@ -117,7 +117,7 @@ def images(count: int) -> dict[str, Any]:
         nothing = np.zeros(count, bool)
         with watch.step("exact search"):
             candidates = candidate_pairs(
-                [vectors], hashes, nothing, neighbours=params.neighbours, hash_distance=params.hash_distance,
+                [vectors], hashes, nothing[None], neighbours=params.neighbours, hash_distance=params.hash_distance,
                 search=Search(params.exact_up_to, params.probes),
             )  # fmt: skip
         with watch.step("compare"):

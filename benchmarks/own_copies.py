@@ -107,7 +107,12 @@ def accepted(files: dict[str, bytes], ids: list[str], evaluation: np.ndarray) ->
     hashes = np.array([phash(Image.open(io.BytesIO(files[one]))) for one in ids], np.uint64)
     search = Search(params.exact_up_to, params.probes)
     candidates = candidate_pairs(
-        [vectors], hashes, evaluation, neighbours=params.neighbours, hash_distance=params.hash_distance, search=search
+        [vectors],
+        hashes,
+        evaluation[None],
+        neighbours=params.neighbours,
+        hash_distance=params.hash_distance,
+        search=search,
     )
     copies = compare(
         load_thumbnails(reader, ids),

@@ -73,6 +73,7 @@ def corpus() -> list[Hostile]:
         _transparent,
         _animated,
         _turned,
+        _sampled,
         _misnamed,
         _foreign,
         _shapes,
@@ -193,6 +194,16 @@ def _turned() -> Iterator[Hostile]:
             yield Hostile(f"exif-{orientation}.{form}.jpg", encode(photo(seed=18), form, exif=exif), DECODES, size)
     junk = b"Exif\0\0II*\0\xff\xff\xff\xff" + b"junk" * 9
     yield Hostile("exif-junk.jpg", encode(photo(seed=19), "JPEG", exif=junk), DECODES, SIZE)
+
+
+def _sampled() -> Iterator[Hostile]:
+    """Colours of a JPEG that would have to be scaled up by a half: luminance alone could be had."""
+    whole = encode(photo(), "JPEG", subsampling=0, quality=30)
+    frame = whole.index(b"\xff\xc0")
+    for luminance, colour in ((0x31, 0x21), (0x13, 0x12), (0x32, 0x21)):
+        data = bytearray(whole)
+        data[frame + 11], data[frame + 14], data[frame + 17] = luminance, colour, colour
+        yield Hostile(f"sampled-{luminance:x}-{colour:x}.jpg", bytes(data), CUT)
 
 
 def _misnamed() -> Iterator[Hostile]:

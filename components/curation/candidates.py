@@ -36,7 +36,7 @@ class Candidates(NamedTuple):
 def candidate_pairs(
     spaces: Sequence[Float[np.ndarray, "n dim"]],
     hashes: UInt64[np.ndarray, " n"],
-    evaluation: Bool[np.ndarray, " n"],
+    sets: Bool[np.ndarray, "sets n"],
     *,
     neighbours: int,
     hash_distance: int,
@@ -49,30 +49,33 @@ def candidate_pairs(
     Args:
         spaces: embeddings of unit length, one or several of each image.
         hashes: perceptual hashes.
-        evaluation: whether an image is of the evaluation part.
-        neighbours: nearest training images of every image, and nearest evaluation images of every training image, by
-            each embedding and by hash: frames of a fixed camera are all alike, and all with all would be too many.
-            Without the second search an evaluation image would find so many of its leaks and no more.
+        sets: whether an image is of each evaluation set.
+        neighbours: nearest training images of every image, and nearest images of each evaluation set of every training
+            image, by each embedding and by hash: frames of a fixed camera are all alike, and all with all would be too
+            many. Without the second search an evaluation image would find so many of its leaks and no more; were it
+            one search for all sets, a large one would hide the leaks of a small one.
         hash_distance: bits in which two hashes may differ.
         search: how.
 
     Raises:
         UserError: if there are more training images than `exact_up_to` and faiss is not installed.
     """
-    found = [embedding_candidates(vectors, evaluation, neighbours=neighbours, search=search) for vectors in spaces]
-    by_hash = _by_hash(hashes, evaluation, neighbours, hash_distance, search)
+    evaluation = np.asarray(sets.any(axis=0))
+    found = [embedding_candidates(vectors, sets, neighbours=neighbours, search=search) for vectors in spaces]
+    by_hash = _by_hash(hashes, sets, neighbours, hash_distance, search)
     pairs = np.unique(np.concatenate([*(one.pairs for one in found), by_hash]), axis=0)
     return Candidates(pairs[~evaluation[pairs].all(axis=1)], min(one.recall for one in found))
 
 
 def embedding_candidates(
-    vectors: Float[np.ndarray, "n dim"], evaluation: Bool[np.ndarray, " n"], *, neighbours: int, search: Search
+    vectors: Float[np.ndarray, "n dim"], sets: Bool[np.ndarray, "sets n"], *, neighbours: int, search: Search
 ) -> Candidates:
-    """Pair every image with its nearest training images, and these with their nearest evaluation images.
+    """Pair every image with its nearest training images, and these with the nearest images of each evaluation set.
 
     As `candidate_pairs`; the recall is that of the search that found less.
     """
-    training, held_out = np.flatnonzero(~evaluation), np.flatnonzero(evaluation)
+    evaluation = np.asarray(sets.any(axis=0))
+    training = np.flatnonzero(~evaluation)
     base = vectors[training]
     by_faiss = len(base) > search.exact_up_to
     near, recall = _nearest(vectors, base, neighbours + 1, search, by_faiss)
@@ -80,7 +83,7 @@ def embedding_candidates(
     wanted[evaluation, neighbours:] = False  # one of the training part has found itself as well
     queries, _ = wanted.nonzero()
     found = [np.stack([queries, training[near[wanted]]], axis=1)]
-    if len(held_out):
+    for held_out in filter(len, map(np.flatnonzero, sets)):
         near, of_held_out = _nearest(base, vectors[held_out], neighbours, search, by_faiss)
         queries, _ = (near >= 0).nonzero()
         found.append(np.stack([training[queries], held_out[near[near >= 0]]], axis=1))
@@ -101,21 +104,28 @@ def _nearest(
 
 
 def _by_hash(
-    hashes: UInt64[np.ndarray, " n"], evaluation: Bool[np.ndarray, " n"], neighbours: int, distance: int, search: Search
+    hashes: UInt64[np.ndarray, " n"], sets: Bool[np.ndarray, "sets n"], neighbours: int, distance: int, search: Search
 ) -> Int[np.ndarray, "pairs 2"]:
     """Pairs of like hashes. Images of one hash are chained, not paired all with all: plain pictures may be many."""
     order = np.argsort(hashes, kind="stable")
     equal = np.flatnonzero(hashes[order][1:] == hashes[order][:-1])
     chained = np.stack([order[equal], order[equal + 1]], axis=1)
-    first = np.sort(np.unique(hashes, return_index=True)[1])
-    training, held_out = first[~evaluation[first]], first[evaluation[first]]
-    of_training, of_held_out, by_faiss = hashes[training], hashes[held_out], len(training) > search.exact_up_to
+    training = _first_of_each(hashes, np.flatnonzero(~sets.any(axis=0)))
+    of_training, by_faiss = hashes[training], len(training) > search.exact_up_to
     within = _near(of_training, of_training, neighbours + 1, distance, search, by_faiss)  # itself is the nearest
-    across = _near(of_held_out, of_training, neighbours, distance, search, by_faiss)
-    back = _near(of_training, of_held_out, neighbours, distance, search, by_faiss)[:, ::-1]
-    both = np.concatenate([across, back])
-    near = np.concatenate([training[within], np.stack([held_out[both[:, 0]], training[both[:, 1]]], axis=1)])
-    return np.sort(np.concatenate([chained, near[near[:, 0] != near[:, 1]]]), axis=1)
+    found = [chained, training[within[within[:, 0] != within[:, 1]]]]
+    for held_out in (_first_of_each(hashes, np.flatnonzero(one)) for one in sets):
+        across = _near(hashes[held_out], of_training, neighbours, distance, search, by_faiss)
+        back = _near(of_training, hashes[held_out], neighbours, distance, search, by_faiss)[:, ::-1]
+        both = np.concatenate([across, back])
+        found.append(np.stack([held_out[both[:, 0]], training[both[:, 1]]], axis=1))
+    return np.sort(np.concatenate(found), axis=1)
+
+
+def _first_of_each(hashes: UInt64[np.ndarray, " n"], rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " some"]:
+    """Of the rows with one hash the first."""
+    some: Int[np.ndarray, " some"] = rows[np.sort(np.unique(hashes[rows], return_index=True)[1])]
+    return some
 
 
 def _near(

@@ -17,7 +17,7 @@ BLOCK = 65_536
 
 def cosine_copies(
     vectors: Float[np.ndarray, "n dim"],
-    evaluation: Bool[np.ndarray, " n"],
+    sets: Bool[np.ndarray, "sets n"],
     *,
     bounds: Float[np.ndarray, " n"],
     neighbours: int,
@@ -30,7 +30,7 @@ def cosine_copies(
 
     Args:
         vectors: embeddings of unit length.
-        evaluation: whether an image is of the evaluation part.
+        sets: whether an image is of each evaluation set.
         bounds: cosine from which on a pair with this image counts; of a pair the lower.
         neighbours: of each image, where faiss searches.
         search: how.
@@ -41,8 +41,9 @@ def cosine_copies(
     Raises:
         UserError: if there are more pairs than `MOST` for each image, or faiss is needed and not installed.
     """
+    evaluation = np.asarray(sets.any(axis=0))
     if np.count_nonzero(~evaluation) > search.exact_up_to:
-        pairs, recall = embedding_candidates(vectors, evaluation, neighbours=neighbours, search=search)
+        pairs, recall = embedding_candidates(vectors, sets, neighbours=neighbours, search=search)
         cosine = _cosines(vectors, pairs)
         near = cosine >= bounds[pairs].min(axis=1)
         pairs, cosine = pairs[near], cosine[near]

@@ -146,7 +146,9 @@ def decode(
         if isinstance(image, TiffImageFile) and _tile_pixels(data, image.tag_v2.offset) > max_pixels:
             raise DecodingError(TOO_MANY_PIXELS)
         if file_format == "JPEG":
-            image.draft("L" if grey else None, None if min_side is None else (min_side, min_side))
+            image.draft(
+                "L" if grey and _gives_colours(image) else None, None if min_side is None else (min_side, min_side)
+            )
         image.load()
         how = _orientation(image)
         upright = image if how is None else image.transpose(how)
@@ -237,6 +239,13 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(white, over).convert("RGB")
     return image.convert("RGB")
+
+
+def _gives_colours(image: Image.Image) -> bool:
+    """Whether colours of a JPEG are scaled up by whole factors: of others libjpeg gives luminance and nothing more."""
+    sampling = [component[1:3] for component in getattr(image, "layer", ())]
+    most = [max(factors) for factors in zip(*sampling, strict=True)]
+    return all(of_all % of_one == 0 for one in sampling for of_all, of_one in zip(most, one, strict=True))
 
 
 def _grey(image: Image.Image) -> Image.Image:

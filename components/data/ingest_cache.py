@@ -24,10 +24,8 @@ from components.tracking.locking import shared_lock
 
 T = TypeVar("T")
 
-ROWS = 2048
-"""Findings that are written at a time at least: each write touches most pages of a tree that is sorted by digest."""
 SECONDS = 2.0
-"""Between writes; a kill loses what was found out in the meantime."""
+"""Between writes of findings: each touches most pages of a tree that is sorted by digest. A kill loses so much work."""
 KEPT_TURNS = 2
 """Runs of ingest for which a shard stays that they have no use for."""
 _KEYS = 256
@@ -167,7 +165,7 @@ class IngestCache:
         if not key.startswith(SHA256):
             self._objects.append((key, one))
         self._images.append((one, self._policy, *verdict[:3], phash, verdict.reason))
-        if len(self._images) >= ROWS and time.monotonic() >= self._next_flush:
+        if time.monotonic() >= self._next_flush:
             self._flush()
 
     def link(self, name: str, members: Sequence[Member], path: Path) -> bool:
@@ -221,6 +219,8 @@ class IngestCache:
             ("DELETE FROM shards WHERE name = ?", unwanted),
             ("DELETE FROM places WHERE shard NOT IN (SELECT name FROM shards)", [()]),
             ("DELETE FROM images WHERE policy != ?", [(self._policy,)]),
+            ("DELETE FROM objects WHERE key LIKE ?", [(f"{SHA256}%",)]),  # of earlier versions
+            ("DELETE FROM objects WHERE id NOT IN (SELECT id FROM images UNION SELECT id FROM places)", [()]),
         )
         named = {name for name, *_ in self._shards()}
         for path in self.folder.iterdir():

@@ -244,6 +244,6 @@ class ShardWriter:
             if error is None:
                 self.close()
         finally:
+            self._partial.unlink(missing_ok=True)  # first: on a full disk closing writes once more, and fails
             if self._file is not None:
                 self._file.close()
-            self._partial.unlink(missing_ok=True)

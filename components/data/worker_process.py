@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from ctypes import c_int64
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 NOTHING = -1
@@ -56,20 +55,9 @@ def serve(connection: Connection, at: "c_int64", work: Work, bounds: Bounds, env
         # the default action of the signal ends the process in the midst of C code, which no handler of Python would
         signal.setitimer(signal.ITIMER_PROF, 0.0 if place == NOTHING else bounds.seconds)
 
-    chunks: SimpleQueue[Sequence[Any] | None] = SimpleQueue()
-    # always read: neither side may wait for the other to take what it sends
-    threading.Thread(target=_receive, args=(connection, chunks), daemon=True).start()
-    with contextlib.suppress(BrokenPipeError):
-        while (chunk := chunks.get()) is not None:
-            connection.send(_answer(work, chunk, began))
-
-
-def _receive(connection: Connection, chunks: "SimpleQueue[Sequence[Any] | None]") -> None:
-    try:
+    with contextlib.suppress(EOFError, BrokenPipeError):
         while True:
-            chunks.put(connection.recv())
-    except (EOFError, OSError):
-        chunks.put(None)
+            connection.send(_answer(work, connection.recv(), began))
 
 
 def _answer(work: Work, chunk: Sequence[Any], began: Began) -> tuple[Sequence[Any] | None, Exception | None]:

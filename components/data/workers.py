@@ -10,6 +10,7 @@ from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from components.data.worker_process import NOTHING, Bounds, Work, serve
@@ -25,8 +26,11 @@ CRASHED = "decoder-crashed"
 _PRELOADED = ("jaxtyping", "numpy", "PIL.Image", "pyarrow.parquet", "pydantic_settings", "sqlite3")
 CHUNKS_AHEAD = 2
 """Chunks in flight for each worker: the next is there when it has finished one."""
+_AHEAD = 1 << 16
+"""Bytes of a chunk that is sent to a worker at work: the connection holds so many, and nobody has to wait."""
 _WAITING = 1 << 20
 """Bytes of answers that may wait to be read; the system may grant less."""
+_REMEDY = "lower ingest.max_pixels, or SELFSIGHT_THREADS for fewer workers"
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 _REASONS: dict[int, str] = {signal.SIGPROF: TOO_SLOW, **dict.fromkeys(_CRASHES, CRASHED)}
 
@@ -69,6 +73,9 @@ class _Task:
     todo: list[int] = field(default_factory=list)
     """Places of the items without a result."""
 
+    def pickled(self) -> bytes:
+        return bytes(ForkingPickler.dumps([self.items[place] for place in self.todo]))
+
 
 class _Worker:
     def __init__(self, context: ForkServerContext, work: Work, bounds: Bounds) -> None:
@@ -84,9 +91,9 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def begin(self, task: _Task) -> None:
+    def begin(self, task: _Task, data: bytes) -> None:
         self.tasks.append(task)
-        self.connection.send([task.items[place] for place in task.todo])
+        self.connection.send_bytes(data)
 
     def close(self) -> None:
         self.process.kill()
@@ -133,8 +140,11 @@ class _Pool:
                 self._workers.append(worker)
             if len(worker.tasks) == CHUNKS_AHEAD:
                 return
+            data = self._waiting[0].pickled()
+            if worker.tasks and len(data) > _AHEAD:
+                return
             try:
-                worker.begin(self._waiting.popleft())
+                worker.begin(self._waiting.popleft(), data)
             except OSError:  # it is dead
                 self._bury(worker)
 
@@ -146,6 +156,8 @@ class _Pool:
             self._bury(worker)
             return
         task = worker.tasks.popleft()
+        if isinstance(error, MemoryError):
+            raise UserError("a worker process has no memory left", remedy=_REMEDY)
         if error is not None:
             raise error
         for place, result in zip(task.todo, results, strict=True):
@@ -159,7 +171,7 @@ class _Pool:
         worker.close()
         reason = _REASONS.get(-code) if code is not None else None
         if reason is None or at == NOTHING:
-            remedy = "most likely memory ran out: lower ingest.max_pixels, or SELFSIGHT_THREADS for fewer workers"
+            remedy = f"most likely memory ran out: {_REMEDY}"
             raise UserError(f"a worker process was killed (exit code {code})", remedy=remedy)
         task = worker.tasks[0]
         place = task.todo.pop(at)

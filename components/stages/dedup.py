@@ -123,7 +123,7 @@ def _compare(
     if params.measure == "cosine":
         bounds = np.minimum(sets.threshold, params.threshold)  # of an evaluation image; of a training image
         return _Compared(
-            *cosine_copies(vectors, sets.evaluation, bounds=bounds, neighbours=params.neighbours, search=search)
+            *cosine_copies(vectors, sets.members, bounds=bounds, neighbours=params.neighbours, search=search)
         )
     thumbnails = load_thumbnails(reader, ids, threads=threads)
     spaces = [vectors]
@@ -132,7 +132,7 @@ def _compare(
     candidates = candidate_pairs(
         spaces,
         hashes,
-        sets.evaluation,
+        sets.members,
         neighbours=params.neighbours,
         hash_distance=params.hash_distance,
         search=search,

@@ -29,7 +29,7 @@ SEARCH = EXACT
 
 def found(vectors: np.ndarray, codes: np.ndarray, evaluation: np.ndarray, **more: int) -> set[tuple[int, int]]:
     chosen = {"neighbours": 1, "hash_distance": 3} | more
-    pairs, recall = candidate_pairs([vectors], codes, evaluation, **chosen, search=SEARCH)
+    pairs, recall = candidate_pairs([vectors], codes, np.atleast_2d(evaluation), **chosen, search=SEARCH)
     assert recall == 1.0
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
@@ -129,6 +129,28 @@ def test_evaluation_frames_crowd_no_training_frame_out() -> None:
     assert {(number, 300) for number in range(300)} <= pairs
 
 
+def test_a_large_evaluation_set_hides_no_leak_of_a_small_one() -> None:
+    """Many training images are nearer to the one image of the small set, and many of the large set to the leak."""
+    rng = np.random.default_rng(6)
+    leak, of_small = unit(1), unit(1, seed=8)
+    of_small = leak + 0.5 * of_small
+    vectors = np.concatenate([
+        leak, of_small, leak + 0.01 * rng.normal(size=(20, 16)), of_small + 0.01 * rng.normal(size=(20, 16)),
+    ])  # fmt: skip
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    sets = np.zeros((2, 42), bool)
+    sets[0, 1], sets[1, 2:22] = True, True
+    assert (0, 1) not in found(vectors, hashes(42), sets.any(axis=0), neighbours=4)
+    assert (0, 1) in found(vectors, hashes(42), sets, neighbours=4)
+    near = np.uint64(0xFFFF0000FFFF0000)
+    codes = np.array([near, near ^ np.uint64(0b111), *(near ^ np.uint64(1 << bit) for bit in range(8, 28)),
+                      *(near ^ np.uint64(0b111 | 1 << bit) for bit in range(30, 50))], np.uint64)  # fmt: skip
+    apart = unit(42, seed=9)
+    apart[1] = -apart[0]
+    assert (0, 1) not in found(apart, codes, sets.any(axis=0), neighbours=4)
+    assert (0, 1) in found(apart, codes, sets[::-1], neighbours=4)
+
+
 def test_images_of_one_hash_stay_connected_whatever_the_bound() -> None:
     codes = np.concatenate([np.repeat(frames_of_a_fixed_camera(1), 50), frames_of_a_fixed_camera(200, seed=3)])
     pairs = np.array(sorted(by_hash(codes, np.zeros(len(codes), bool), 1)))
@@ -153,8 +175,10 @@ def test_an_inverted_file_of_which_one_cell_is_searched_gives_valid_pairs_and_le
     codes[1] = codes[0] ^ np.uint64(1)
     evaluation = np.arange(3000) >= 2900
     arguments = {"neighbours": 4, "hash_distance": 3}
-    pairs, recall = candidate_pairs([vectors], codes, evaluation, **arguments, search=Search(exact_up_to=100, probes=1))
-    exact, _ = candidate_pairs([vectors], codes, evaluation, **arguments, search=EXACT)
+    pairs, recall = candidate_pairs(
+        [vectors], codes, evaluation[None], **arguments, search=Search(exact_up_to=100, probes=1)
+    )
+    exact, _ = candidate_pairs([vectors], codes, evaluation[None], **arguments, search=EXACT)
     assert 0.1 < recall < 0.95
     assert (pairs[:, 0] < pairs[:, 1]).all()
     assert len(np.unique(pairs, axis=0)) == len(pairs)

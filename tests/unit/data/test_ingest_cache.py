@@ -281,3 +281,17 @@ def test_a_cache_whose_later_page_is_damaged_costs_time_only_and_is_made_anew(pl
     place.run("third", scenes)
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_keys_of_which_nothing_is_known_any_more_are_dropped(place: Place) -> None:
+    scenes = take_snapshot(SnapshotParams(source="scenes?images=20&eval=5"), place.settings)
+    place.run("first", scenes)
+    with closing(sqlite3.connect(place.cache / "index.sqlite")) as database:
+        kept = database.execute("SELECT key FROM objects ORDER BY key").fetchall()
+        database.executemany(
+            "INSERT INTO objects VALUES (?, ?)", [("sha256:" + "ab" * 32, b"a"), ("s3://b/k etag:1", b"b")]
+        )
+        database.commit()
+    place.run("second", scenes)
+    with closing(sqlite3.connect(place.cache / "index.sqlite")) as database:
+        assert database.execute("SELECT key FROM objects ORDER BY key").fetchall() == kept != []

@@ -30,6 +30,10 @@ def mirrored(chunk: Sequence[bytes], began: Began) -> Sequence[bytes]:
     return chunk
 
 
+def exhausted(chunk: Sequence[int], began: Began) -> Sequence[int]:
+    raise MemoryError
+
+
 def fail_at_five(chunk: Sequence[int], began: Began) -> list[int]:
     if 5 in chunk:
         raise UserError("item 5", remedy="leave it out")
@@ -86,6 +90,11 @@ def test_neither_side_waits_for_the_other_though_items_and_results_are_large() -
     for sent, got in zip(chunks, results, strict=True):
         time.sleep(0.02)  # answers wait meanwhile, and the next chunks are sent
         assert got == sent
+
+
+def test_a_worker_without_memory_is_told_with_a_remedy() -> None:
+    with pytest.raises(UserError, match="no memory left: lower "):
+        mapped(exhausted, [[1], [2]])
 
 
 def test_what_waits_behind_a_crash_is_done_by_another_worker() -> None:
