@@ -7,7 +7,7 @@ from pathlib import Path
 import boto3
 import pyarrow as pa
 import pytest
-from real_project import SELFSIGHT, call, copy_project
+from real_project import DVC, SELFSIGHT, call, copy_project, stages_run
 from s3_server import s3_server
 
 from components.data.tables import read_table
@@ -37,13 +37,26 @@ def endpoint() -> Iterator[str]:
         yield url
 
 
-def curated_twice(project: Path, source: str, **variables: str) -> dict[str, pa.Table]:
-    """Curates a source, checks that a second run does nothing, and returns images and locations."""
-    call(project, *SELFSIGHT, "run", "curate", "--data", source, "--set", "retrieve.min_images=16", **variables)
-    assert "Nothing to do" in call(project, *SELFSIGHT, "run", "curate", **variables)
+def tables(project: Path) -> dict[str, pa.Table]:
+    """Images and locations of the manifest."""
+    return {name: read_table(project / "data" / "manifest" / f"{name}.parquet") for name in ("images", "locations")}
+
+
+def curated_twice(project: Path, source: str) -> dict[str, pa.Table]:
+    """Curates a source, and checks that a second run does nothing."""
+    call(project, *SELFSIGHT, "run", "curate", "--data", source, "--set", "retrieve.min_images=16")
+    assert "Nothing to do" in call(project, *SELFSIGHT, "run", "curate")
     assert read_table(project / "data" / "curated" / "ids.parquet").num_rows >= PHOTOS // 2
-    manifest = project / "data" / "manifest"
-    return {name: read_table(manifest / f"{name}.parquet") for name in ("images", "locations")}
+    return tables(project)
+
+
+def ingested_twice(project: Path, source: str, **variables: str) -> dict[str, pa.Table]:
+    """Ingests a source, and checks that a second run does nothing: what follows ingest has the same data before it."""
+    call(project, *SELFSIGHT, "snapshot", "--data", source, **variables)
+    assert stages_run(call(project, *DVC, "repro", "ingest", **variables)) == ["ingest"]
+    call(project, *SELFSIGHT, "snapshot", **variables)
+    assert stages_run(call(project, *DVC, "repro", "ingest", **variables)) == []
+    return tables(project)
 
 
 def test_a_folder_a_tar_and_a_bucket_of_the_same_photos_are_the_same_data(
@@ -56,7 +69,7 @@ def test_a_folder_a_tar_and_a_bucket_of_the_same_photos_are_the_same_data(
 
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:
         archive.add(photos, arcname=".")
-    assert curated_twice(project, str(tmp_path / "photos.tar")) == from_folder
+    assert ingested_twice(project, str(tmp_path / "photos.tar")) == from_folder
 
     s3 = boto3.client(
         "s3",
@@ -69,5 +82,5 @@ def test_a_folder_a_tar_and_a_bucket_of_the_same_photos_are_the_same_data(
     for path in photos.rglob("*"):
         if path.is_file():
             s3.upload_file(str(path), "camera", f"raw/{path.relative_to(photos)}")
-    from_bucket = curated_twice(project, "s3://camera/raw", SELFSIGHT_S3_ENDPOINT=endpoint, **CREDENTIALS)
+    from_bucket = ingested_twice(project, "s3://camera/raw", SELFSIGHT_S3_ENDPOINT=endpoint, **CREDENTIALS)
     assert from_bucket == from_folder
