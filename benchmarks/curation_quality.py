@@ -9,6 +9,7 @@ pipeline; the pictures go to docs/assets. `--embedder FOLDER` takes a trained ba
 descriptor, and draws nothing. With `--tiny`, on few images.
 """
 
+import csv
 import hashlib
 import io
 import json
@@ -46,6 +47,8 @@ CURVE_IMAGES = 4000
 TINY = "--tiny" in sys.argv
 EMBEDDER = sys.argv[sys.argv.index("--embedder") + 1] if "--embedder" in sys.argv else None
 """Folder of a trained backbone."""
+JUDGED = Path(__file__).with_name("judged_pairs.csv")
+"""Pairs of CIFAR-10 as it is, with a verdict by eye."""
 EVALUATION_SHARE = 10
 """Where there is no evaluation tar, every so many-th image is for evaluation."""
 
@@ -87,18 +90,42 @@ def measure(name: str, train: str, evaluation: str | None, copies: int, leaks: i
         selfsight(clone, "run", "curate", *sources, "--set", "retrieve.mode=all")
         groups = read_table(clone / "data" / "dedup" / "groups.parquet")
     scores = score_deduplication(groups, pa.Table.from_pylist(truth))
+    others = unplanted(groups, truth)
+    precision = with_own_copies(name, scores["precision"], others)
     return {
         "target": f"copies planted in {name}",
         "what": "recall of planted copies, built-in descriptor",
         "ratio": round(scores["recall"], 4),
         "bound": f">= {RECALL}, precision >= {PRECISION}",
-        "holds": scores["recall"] >= RECALL and scores["precision"] >= PRECISION,
+        "holds": scores["recall"] >= RECALL and precision >= PRECISION,
         "machine": machine(),
         "images": len(originals),
         "planted": {"copies": copies * len(TRANSFORMS), "leaks": leaks * len(TRANSFORMS)},
-        "pairs_that_nobody_planted": unplanted(groups, truth),
+        "pairs_that_nobody_planted": others,
+        "precision_with_own_copies": round(precision, 4),
         "scores": {key: round(value, 4) for key, value in scores.items()},
     }
+
+
+def with_own_copies(name: str, precision: float, others: int) -> float:
+    """Precision where pairs that nobody planted are right as often as those that somebody looked at, see `own_copies`.
+
+    Args:
+        name: of the set.
+        precision: over what was planted; the pairs that nobody planted count as wrong.
+        others: those pairs.
+    """
+    if name != "cifar10" or precision == 1:
+        return precision
+    planted = others * precision / (1 - precision)
+    return (planted + others * judged_same()) / (planted + others)
+
+
+def judged_same() -> float:
+    """Share of CIFAR-10's own pairs that show the same photo."""
+    with JUDGED.open(newline="") as file:
+        verdicts = [row["verdict"] for row in csv.DictReader(file)]
+    return verdicts.count("same") / len(verdicts)
 
 
 def curves(name: str, train: str) -> dict[str, Any]:

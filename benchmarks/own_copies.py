@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.curation_quality import SETS, InMemory, members
+from benchmarks.curation_quality import JUDGED, SETS, InMemory, members
 from benchmarks.report import report
 from benchmarks.workbench import real_data
 from components.curation.candidates import Search, candidate_pairs
@@ -30,7 +30,6 @@ from components.data.phash import phash
 from components.features.descriptor import descriptor_name
 from components.features.thumbnails import load_thumbnails
 
-JUDGED = Path(__file__).with_name("judged_pairs.csv")
 LOOKED_AT = 100
 SHOWN = 96
 """Side of a picture on the sheet, pixels."""
