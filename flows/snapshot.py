@@ -47,8 +47,7 @@ def refresh_locks(params: PipelineParams, settings: Settings, *, always: bool = 
     On new images the champion and `pretrain.initial` are looked up anew. `data/source.lock` is written last: whoever
     finds nothing new may rely on the other two, also after a kill.
 
-    What an earlier snapshot of the same source held and this one does not is kept in `data/source.removed`, which has
-    the format of a lock.
+    What the sources have lost since earlier snapshots is kept in `data/source.removed`, which has the format of a lock.
 
     Args:
         params: all parameters.
@@ -197,7 +196,6 @@ def _counts(before: SourceLock | None, after: SourceLock) -> str:
 
 
 def _record_removed(before: SourceLock | None, after: SourceLock, path: Path) -> None:
-    known = [lock for lock in (_removed_at(path), before) if lock is not None]
-    removed = removed_since(after, *known)
+    removed = removed_since(after, before, _removed_at(path))
     if removed.objects or path.exists():
         write_lock(removed, path)

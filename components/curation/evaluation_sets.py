@@ -1,6 +1,7 @@
 """Several evaluation sets, each with its own bound for what leaks from it."""
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -10,9 +11,11 @@ import pyarrow.compute as pc
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
 
+from components.data.manifest import Manifest
 from components.errors import UserError
 from components.parameters import Params
 
+_log = logging.getLogger(__name__)
 REST = "evaluation"
 """Name of the set that holds the evaluation images of no other."""
 
@@ -65,6 +68,68 @@ def matched(sources: pa.Table, patterns: Sequence[str]) -> list[tuple[str, str, 
         (one, name, [fnmatchcase(name, pattern) for pattern in patterns])
         for one, name in zip(rows["id"].to_pylist(), rows["name"].to_pylist(), strict=True)
     ]
+
+
+def sources_with_images(names: Iterable[str], manifest: Manifest, forgotten: Collection[str]) -> list[str]:
+    """Those of several evaluation sources that have an image that can be used; of the others a warning says why not.
+
+    Args:
+        names: of the sources.
+        manifest: all images, forgotten ones too.
+        forgotten: ids of images that must not be used.
+    """
+    patterns = {name: f"{name}/*" for name in names}
+    found = []
+    for name, one in zip(patterns, _counted(manifest, forgotten, list(patterns.values())), strict=True):
+        if one.usable:
+            found.append(name)
+        else:
+            _log.warning("evaluation source %s is left out: none of its images can be used (%s)", name, one.lost)
+    return found
+
+
+def require_usable(patterns: Mapping[str, str], manifest: Manifest, forgotten: Collection[str]) -> None:
+    """Refuses sets of evaluation images none of which can be used; a set that matches no name is another mistake.
+
+    Args:
+        patterns: of the names of the images of each set, by what errors call it.
+        manifest: all images, forgotten ones too.
+        forgotten: ids of images that must not be used.
+
+    Raises:
+        UserError: if a set has images, but all are quarantined or forgotten.
+    """
+    for name, one in zip(patterns, _counted(manifest, forgotten, list(patterns.values())), strict=True):
+        if one.lost and not one.usable:
+            raise UserError(
+                f"{name} matches only evaluation images that cannot be used ({one.lost})",
+                remedy="remove the set, or take a snapshot with images of it that decode",
+            )
+
+
+class _Counts(NamedTuple):
+    """Distinct evaluation images that a pattern matches."""
+
+    usable: int
+    quarantined: int
+    forgotten: int
+    """Quarantined ones too."""
+
+    @property
+    def lost(self) -> str:
+        """Those that cannot be used, such as `2 quarantined, 1 forgotten`; nothing if there are none."""
+        counts = {"quarantined": self.quarantined, "forgotten": self.forgotten}
+        return ", ".join(f"{count} {why}" for why, count in counts.items() if count)
+
+
+def _counted(manifest: Manifest, forgotten: Collection[str], patterns: Sequence[str]) -> list[_Counts]:
+    gone, readable = frozenset(forgotten), frozenset(manifest.ids("eval"))
+    images: list[set[str]] = [set() for _ in patterns]
+    for image, _, hits in matched(manifest.sources, patterns):
+        for members, hit in zip(images, hits, strict=True):
+            if hit:
+                members.add(image)
+    return [_Counts(len((one & readable) - gone), len(one - readable - gone), len(one & gone)) for one in images]
 
 
 def sets_of_sources(names: Iterable[str], leak_threshold: float) -> tuple[EvaluationSet, ...]:

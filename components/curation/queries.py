@@ -30,6 +30,10 @@ class QuerySet(Params):
     )
     cap: int | None = Field(None, ge=1, description="images that it brings in at most; null: retrieve.cap")
 
+    def images(self, name: str) -> str:
+        """What the names of the images of the set of that name match."""
+        return self.match or f"{name}/*"
+
 
 class Brought(NamedTuple):
     """What one set of queries brings in."""
@@ -64,7 +68,7 @@ def query_sets(manifest: Manifest, sets: Mapping[str, QuerySet], count: int, see
     if not sets:
         return {ALL: draw_queries(readable, count, seed)}
     known = set(readable)
-    patterns = [one.match or f"{label}/*" for label, one in sets.items()]
+    patterns = [one.images(label) for label, one in sets.items()]
     rows = [row for row in matched(manifest.sources, patterns) if row[0] in known]
     found = {}
     for place, (label, pattern) in enumerate(zip(sets, patterns, strict=True)):

@@ -60,6 +60,19 @@ def usable(manifest: Manifest, forgotten: Collection[str]) -> Manifest:
     return Manifest(kept(manifest.images), kept(manifest.sources), kept(manifest.locations), truth)
 
 
+def read_left_out(dedup: Path) -> list[str]:
+    """Ids of the images of the manifest that `dedup` left out as forgotten.
+
+    Args:
+        dedup: folder of its outs.
+
+    Raises:
+        UserError: if the table is absent or damaged.
+    """
+    ids: list[str] = read_table(dedup / FORGOTTEN, ["id"])["id"].to_pylist()
+    return ids
+
+
 def load_usable(manifest: Path, dedup: Path) -> Manifest:
     """What stages after `dedup` may use of a manifest.
 
@@ -70,4 +83,4 @@ def load_usable(manifest: Path, dedup: Path) -> Manifest:
     Raises:
         UserError: if a table is absent or damaged.
     """
-    return usable(Manifest.load(manifest), read_table(dedup / FORGOTTEN, ["id"])["id"].to_pylist())
+    return usable(Manifest.load(manifest), read_left_out(dedup))

@@ -2,11 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from components.data.named_sources import prefixes
 from components.durable import sync
 from components.errors import UserError
 
@@ -15,6 +18,7 @@ T = TypeVar("T")
 VERSION = 1
 FRAMES = 1 << 63
 """Numbers of frames are below it: they may be times in nanoseconds, and fit a column of the manifest."""
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}|(?!sha256:).*", re.DOTALL)
 REMEDY = "take a new one with `selfsight snapshot`"
 
 
@@ -97,7 +101,8 @@ def read_lock(path: Path) -> SourceLock:
     """Reads a lock.
 
     Raises:
-        UserError: if the file is absent, or a line is not what `write_lock` writes.
+        UserError: if the file is absent, a line is not what `write_lock` writes, or an object is of no source of the
+            header.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -108,7 +113,8 @@ def read_lock(path: Path) -> SourceLock:
     if not lines:
         raise UserError(f"{path}: empty", remedy=REMEDY)
     header = _parsed(lines[0], path, 1, _check_header)
-    objects = [_parsed(line, path, number, _object) for number, line in enumerate(lines[1:], start=2)]
+    build = partial(_object, {"train": prefixes(header["train"]), "eval": prefixes(header["eval"])})
+    objects = [_parsed(line, path, number, build) for number, line in enumerate(lines[1:], start=2)]
     return SourceLock(
         train_uri=header["train"],
         eval_uri=header["eval"],
@@ -185,10 +191,14 @@ def _without_nones(annotation: Annotation) -> dict[str, Any]:
     return {key: value for key, value in asdict(annotation).items() if value is not None}
 
 
-def _object(values: dict[str, Any]) -> SourceObject:
+def _object(begin: Mapping[str, Collection[str]], values: dict[str, Any]) -> SourceObject:
+    """An object of one of the sources of its role, whose names begin so."""
     role, name, size, digest = values["role"], values["name"], values.get("size"), values["digest"]
-    if role not in ("train", "eval") or not isinstance(name, str) or not isinstance(digest, str):
-        raise ValueError(role)
+    if not isinstance(name, str) or not _DIGEST.fullmatch(digest):
+        raise ValueError(name)
+    prefix, slash, _ = name.partition("/")
+    if prefix + slash not in begin[role] and "" not in begin[role]:
+        raise ValueError(name)
     said = values.get("annotation")
     annotation = None if said is None else Annotation(**said)
     return SourceObject(role, name, None if size is None else int(size), digest, annotation)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from components.data.inspection import Inspection
 from components.data.lock import FRAMES, Role, SourceLock, SourceObject
 from components.data.manifest import IMAGES, SOURCES, Manifest
-from components.data.named_sources import divided, named, readable
+from components.data.named_sources import divided, named, prefixes, readable
 from components.data.sources import object_uri
 from components.data.splits import held_out
 from components.errors import UserError
@@ -97,6 +97,7 @@ class ManifestBuilder:
         roles = sources["split"]
         if self._lock.eval_uri is None:
             sources = _with_held_out(sources, ok, fraction, seed)
+        truth = {role: _of_evaluation(table, self._lock) if role == "train" else table for role, table in truth.items()}
         return Manifest(images, sources, locations, _joined(truth, sources, roles) if truth else None)
 
 
@@ -141,7 +142,7 @@ def _without_lone_labels(sources: pa.Table, lock: SourceLock) -> pa.Table:
     roles: tuple[Role, ...] = ("train", "eval")
     for role in roles:
         of_role = pc.equal(sources["split"], role)
-        for prefix in [f"{name}/" for name in named(lock.uri(role))] or [""]:
+        for prefix in prefixes(lock.uri(role)):
             of_source = pc.and_(of_role, pc.starts_with(sources["name"], prefix))
             if pc.count_distinct(labels.filter(of_source), mode="only_valid").as_py() < 2:
                 labels = pc.if_else(of_source, pa.scalar(None, pa.string()), labels)
@@ -156,6 +157,24 @@ def _with_held_out(sources: pa.Table, ok: pa.ChunkedArray, fraction: float, seed
     held = pc.is_in(keys, value_set=pa.array(sorted(chosen), pa.string()))
     split = pc.if_else(held, "eval", sources["split"])
     return sources.set_column(sources.column_names.index("split"), "split", split)
+
+
+def _of_evaluation(truth: pa.Table, lock: SourceLock) -> pa.Table:
+    """The truth of training objects; the original of a leak is named as in the evaluation source it is of.
+
+    A leak of what no evaluation source has is none, and is left out.
+    """
+    if not named(lock.train_uri) and not named(lock.eval_uri):
+        return truth
+    evaluation = {uri: prefix for prefix, uri in prefixes(lock.eval_uri).items()}
+    original, known = truth["original"], pc.not_equal(truth["kind"], "leak")
+    for prefix, uri in prefixes(lock.train_uri).items():
+        if uri in evaluation:
+            own = pc.and_(pc.equal(truth["kind"], "leak"), pc.starts_with(truth["name"], prefix))
+            inner = pc.utf8_slice_codeunits(original, start=len(prefix))
+            original = pc.if_else(own, pc.binary_join_element_wise(evaluation[uri], inner, ""), original)
+            known = pc.or_(known, own)
+    return truth.set_column(truth.column_names.index("original"), "original", original).filter(known)
 
 
 def _joined(truth: Mapping[Role, pa.Table], sources: pa.Table, roles: pa.ChunkedArray) -> pa.Table:

@@ -53,6 +53,13 @@ def each(uri: str) -> tuple[str, ...]:
     return tuple(named(uri).values()) or (uri,)
 
 
+def prefixes(uri: str | None) -> Mapping[str, str]:
+    """The URI of each source by what names of its objects begin with: `NAME/`, for a single source nothing."""
+    if uri is None:
+        return MappingProxyType({})
+    return {f"{name}/": one for name, one in named(uri).items()} or {"": uri}
+
+
 def divided(uri: str | None, name: str) -> tuple[str, str]:
     """The name of an object in two parts: `NAME/` of its source among several, else nothing, and the name in there."""
     if not named(uri):

@@ -22,7 +22,15 @@ from components.curation.deduplication import (
     sharpness,
 )
 from components.curation.embedder import BUILTIN, read_embedder_lock
-from components.curation.evaluation_sets import EvaluationSet, Membership, assign, leaks_by_set, sets_of_sources
+from components.curation.evaluation_sets import (
+    EvaluationSet,
+    Membership,
+    assign,
+    leaks_by_set,
+    require_usable,
+    sets_of_sources,
+    sources_with_images,
+)
 from components.curation.pictures import duplicate_sheet, leak_sheet
 from components.curation.scoring import score_deduplication
 from components.data.decoding import decode_stored
@@ -47,7 +55,7 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     ids, vectors = _embedded(forgotten)
     in_training = set(manifest.ids("train"))
     training = np.array([one in in_training for one in ids], bool)
-    chosen = _evaluation_sets(params)
+    chosen = _evaluation_sets(params, everything, forgotten)
     sets = assign(chosen, params.leak_threshold, ids, manifest.sources)
     images = manifest.images.filter(pc.is_in(manifest.images["id"], value_set=pa.array(ids, pa.string())))
     pixels = pc.multiply(pc.cast(images["width"], pa.int64()), images["height"]).to_numpy()
@@ -85,10 +93,13 @@ def run(params: DedupParams, context: StageContext) -> dict[str, float]:
     }
 
 
-def _evaluation_sets(params: DedupParams) -> tuple[EvaluationSet, ...]:
+def _evaluation_sets(params: DedupParams, everything: Manifest, forgotten: frozenset[str]) -> tuple[EvaluationSet, ...]:
     if params.evaluation_sets:
+        patterns = {f"{one.images} of the set {one.name}": one.images for one in params.evaluation_sets}
+        require_usable(patterns, everything, forgotten)
         return params.evaluation_sets
-    return sets_of_sources(named(read_lock(paths.SOURCE_LOCK).eval_uri), params.leak_threshold)
+    names = sources_with_images(named(read_lock(paths.SOURCE_LOCK).eval_uri), everything, forgotten)
+    return sets_of_sources(names, params.leak_threshold)
 
 
 def _embedded(forgotten: frozenset[str]) -> tuple[list[str], Float[np.ndarray, "images dim"]]:

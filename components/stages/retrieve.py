@@ -3,11 +3,13 @@
 import numpy as np
 import pyarrow as pa
 
+from components.curation.evaluation_sets import require_usable, sources_with_images
 from components.curation.queries import QuerySet, query_sets
 from components.curation.retrieval import Retrieved, RetrieveParams, SetAccount, retrieve
 from components.curation.scoring import score_retrieval
-from components.data.forgotten import load_usable
+from components.data.forgotten import read_left_out, usable
 from components.data.lock import read_lock
+from components.data.manifest import Manifest
 from components.data.named_sources import named
 from components.data.tables import read_table, write_table
 from components.stages import paths
@@ -17,15 +19,20 @@ from components.stages.runner import StageContext, execute
 
 def run(params: RetrieveParams, context: StageContext) -> dict[str, float]:
     """Chooses the training images among those that deduplication kept."""
-    manifest = load_usable(paths.MANIFEST, paths.DEDUP)
+    everything, left_out = Manifest.load(paths.MANIFEST), read_left_out(paths.DEDUP)
+    manifest = usable(everything, left_out)
     ids = read_table(paths.EMBEDDINGS / "ids.parquet")["id"].to_pylist()
     vectors = np.load(paths.EMBEDDINGS / "embeddings.npy", mmap_mode="r")
     row = {one: index for index, one in enumerate(ids)}
     kept = read_table(paths.DEDUP / "kept.parquet")["id"].to_pylist()
     eval_uri = read_lock(paths.SOURCE_LOCK).eval_uri
     params = params.resolved(own_evaluation=eval_uri is not None)
-    if not params.sets:
-        params = params.model_copy(update={"sets": {name: QuerySet() for name in named(eval_uri)}})
+    if params.sets:
+        patterns = {f"retrieve.sets.{name} '{one.images(name)}'": one.images(name) for name, one in params.sets.items()}
+        require_usable(patterns, everything, left_out)
+    else:
+        names = sources_with_images(named(eval_uri), everything, left_out)
+        params = params.model_copy(update={"sets": {name: QuerySet() for name in names}})
     queries = query_sets(manifest, params.sets, params.queries, params.seed)
     found = retrieve(
         vectors[[row[one] for one in kept]],

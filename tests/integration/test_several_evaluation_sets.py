@@ -17,6 +17,7 @@ from components.data.lock import write_lock
 from components.data.manifest import Manifest
 from components.data.snapshot import SnapshotParams, take_snapshot
 from components.data.tables import read_table
+from components.errors import UserError
 from components.features.descriptor import descriptor_name
 from components.settings import Settings
 from components.stages import dedup, embed, ingest, paths, retrieve
@@ -90,6 +91,36 @@ def test_left_alone_each_source_is_a_set_of_evaluation_and_of_queries(context: A
     found = retrieve.run(RetrieveParams(min_images=2, min_share=0.0, neighbours=2), context)
     assert {name: found[f"set.{name}.queries"] for name in ("val", "ours")} == {"val": 3, "ours": 3}
     assert set(read_table(paths.RETRIEVAL / "sets.parquet")["name"].to_pylist()) == {"val", "ours"}
+
+
+@pytest.fixture
+def without_ours(context: Any) -> Iterator[None]:
+    """Every image of `ours` is forgotten; of `val` the one that both have."""
+    sources = Manifest.load(paths.MANIFEST).sources.to_pylist()
+    write_forgotten({row["id"] for row in sources if row["name"].startswith("ours/")}, paths.FORGOTTEN_LOCK)
+    yield
+    write_forgotten((), paths.FORGOTTEN_LOCK)
+
+
+def test_a_source_whose_images_are_all_forgotten_is_no_set(
+    context: Any, without_ours: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = dedup.run(DedupParams(leak_threshold=STRICT), context)
+    assert counted(metrics) == {"leaks.val": 1, "leaks.evaluation": 0}
+    found = retrieve.run(RetrieveParams(min_images=2, min_share=0.0, neighbours=2), context)
+    assert {name: number for name, number in found.items() if name.endswith(".queries")} == {"set.val.queries": 2}
+    told = "evaluation source ours is left out: none of its images can be used (3 forgotten)"
+    assert [one for one in caplog.messages if "is left out" in one] == [told, told]
+
+
+def test_a_set_that_was_written_down_for_forgotten_images_is_a_mistake(context: Any, without_ours: None) -> None:
+    sets = [{"name": "mine", "pattern": "ours/*", "leak_threshold": STRICT}]
+    why = r"matches only evaluation images that cannot be used \(3 forgotten\)"
+    with pytest.raises(UserError, match=rf"ours/\* of the set mine {why}"):
+        dedup.run(DedupParams.model_validate({"evaluation_sets": sets}), context)
+    dedup.run(DedupParams(), context)
+    with pytest.raises(UserError, match=rf"retrieve\.sets\.mine 'ours/\*' {why}"):
+        retrieve.run(RetrieveParams.model_validate({"sets": {"mine": {"match": "ours/*"}}}), context)
 
 
 def test_parts_of_a_source_are_told_by_the_names_in_the_lock(context: Any) -> None:

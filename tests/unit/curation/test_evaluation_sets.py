@@ -1,8 +1,18 @@
+import logging
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from components.curation.evaluation_sets import EvaluationSet, assign, leaks_by_set, sets_of_sources
+from components.curation.evaluation_sets import (
+    EvaluationSet,
+    assign,
+    leaks_by_set,
+    require_usable,
+    sets_of_sources,
+    sources_with_images,
+)
+from components.data.manifest import Manifest
 from components.errors import UserError
 
 SETS = (
@@ -61,6 +71,37 @@ def test_without_sets_all_evaluation_images_are_one() -> None:
 def test_a_set_without_images_is_a_mistake() -> None:
     with pytest.raises(UserError, match=r"birds/\* of the set birds"):
         assign((EvaluationSet(name="birds", pattern="birds/*", leak_threshold=0.5),), 0.7, IDS, SOURCES)
+
+
+def lossy() -> Manifest:
+    """Two images of flowers, of which one is quarantined; b has only quarantined images, one of them twice."""
+    names = {"1": ["flowers/1.jpg"], "2": ["flowers/2.jpg"], "3": ["b/3.jpg", "b/4.jpg"], "5": ["b/5.jpg"]}
+    images = [{"id": one, "status": "ok" if one == "1" else "quarantined"} for one in names]
+    sources = [{"id": one, "name": name, "split": "eval"} for one, given in names.items() for name in given]
+    return Manifest(pa.Table.from_pylist(images), pa.Table.from_pylist(sources), pa.table({}))
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "left", "why"),
+    [
+        ((), ["flowers"], ["b: 2 quarantined"]),
+        (("3",), ["flowers"], ["b: 1 quarantined, 1 forgotten"]),
+        (("1",), [], ["flowers: 1 quarantined, 1 forgotten", "b: 2 quarantined"]),
+    ],
+)
+def test_a_source_of_which_no_image_can_be_used_is_left_out_with_the_reason(
+    caplog: pytest.LogCaptureFixture, forgotten: tuple[str, ...], left: list[str], why: list[str]
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert sources_with_images(["flowers", "b"], lossy(), forgotten) == left
+    told = "evaluation source {} is left out: none of its images can be used ({})"
+    assert caplog.messages == [told.format(*one.split(": ")) for one in why]
+
+
+def test_a_set_of_images_that_cannot_be_used_is_told_from_one_that_matches_no_name() -> None:
+    require_usable({"flowers": "flowers/*", "birds": "birds/*"}, lossy(), ())
+    with pytest.raises(UserError, match=r"the set c matches only evaluation images that cannot be used \(2 quar"):
+        require_usable({"flowers": "flowers/*", "the set c": "b/*"}, lossy(), ())
 
 
 def test_leaks_are_counted_for_each_set_that_they_touch() -> None:

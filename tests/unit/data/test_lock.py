@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from components.data.lock import SourceLock, SourceObject, read_lock, same_lock, write_lock
+from components.data.named_sources import joined
 from components.errors import UserError
 
 LOCK = SourceLock(
@@ -12,7 +13,7 @@ LOCK = SourceLock(
     include=("*.jpg",),
     exclude=("masks/*",),
     objects=(
-        SourceObject("eval", "b.jpg", 7, "sha256:00"),
+        SourceObject("eval", "b.jpg", 7, f"sha256:{7:064x}"),
         SourceObject("train", 'a\n"ä.jpg', None, "scenes:01"),
         SourceObject("train", "b.jpg", 0, "etag:02-3"),
     ),
@@ -38,7 +39,7 @@ def test_the_file_does_not_depend_on_the_order_of_objects(tmp_path: Path) -> Non
         replace(LOCK, train_uri="elsewhere"),
         replace(LOCK, exclude=()),
         replace(LOCK, objects=LOCK.objects[1:]),
-        replace(LOCK, objects=(replace(LOCK.objects[0], digest="sha256:ff"), *LOCK.objects[1:])),
+        replace(LOCK, objects=(replace(LOCK.objects[0], digest=f"sha256:{8:064x}"), *LOCK.objects[1:])),
     ],
 )
 def test_locks_of_other_sources_patterns_or_contents_differ(other: SourceLock) -> None:
@@ -58,6 +59,11 @@ def test_objects_of_a_role_are_found(tmp_path: Path) -> None:
         (lambda text: text[:-20], "line 4 is damaged"),
         (lambda text: text.replace('"role": "eval"', '"role": "test"'), "line 2 is damaged"),
         (lambda text: text.replace('"size": 7', '"size": "many"'), "line 2 is damaged"),
+        (lambda text: text.replace("sha256:00", "sha256:zz"), "line 2 is damaged"),
+        (lambda text: text.replace("sha256:00", "sha256:"), "line 2 is damaged"),
+        (lambda text: text.replace("sha256:00", "sha256:AA"), "line 2 is damaged"),
+        (lambda text: text.replace('"eval": "eval.tar"', '"eval": null'), "line 2 is damaged"),
+        (lambda text: text.replace('"eval": "eval.tar"', '"eval": "sets?a=eval.tar"'), "line 2 is damaged"),
         (lambda text: "[1]\n", "line 1 is damaged"),
     ],
 )
@@ -68,6 +74,17 @@ def test_a_damaged_lock_is_refused_naming_the_line(tmp_path: Path, damage, messa
     with pytest.raises(UserError, match=message) as error:
         read_lock(path)
     assert "selfsight snapshot" in error.value.remedy
+
+
+@pytest.mark.parametrize("name", ["b/1.jpg", "1.jpg", "a", "A/1.jpg"])
+def test_an_object_of_none_of_several_sources_is_refused_naming_the_line(tmp_path: Path, name: str) -> None:
+    """As merging two locks leaves it."""
+    path, several = tmp_path / "source.lock", joined({"a": "x", "c": "y"})
+    write_lock(SourceLock(several, objects=(SourceObject("train", "c/1.jpg", 1, "etag:1"),)), path)
+    assert [one.name for one in read_lock(path).objects] == ["c/1.jpg"]
+    path.write_text(path.read_text().replace("c/1.jpg", name))
+    with pytest.raises(UserError, match="line 2 is damaged: take a new one"):
+        read_lock(path)
 
 
 def test_an_absent_lock_says_how_to_take_one(tmp_path: Path) -> None:

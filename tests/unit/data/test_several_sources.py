@@ -17,6 +17,7 @@ from components.data.sources import Source, is_remote, object_uri, open_source
 from components.errors import UserError
 from components.settings import Settings
 
+SCENES, FEW = (f"scenes?images=60&eval=10&size=32&leaks=0.1&seed={seed}" for seed in (1, 2))
 TWO = {"val": "s3://team/val?x&y=1", "ours": "./hold out"}
 
 
@@ -99,6 +100,37 @@ def test_the_truth_of_scenes_names_objects_as_they_are_listed(folder: Path, bare
     assert truth["original"].null_count == alone["original"].null_count
 
 
+@pytest.mark.parametrize(
+    ("source", "evaluation", "shared"),
+    [
+        ({"a": SCENES}, {"b": SCENES}, [SCENES]),
+        (SCENES, {"b": SCENES}, [SCENES]),
+        ({"a": SCENES}, SCENES, [SCENES]),
+        ({"a": SCENES, "c": FEW}, {"b": SCENES}, [SCENES]),
+        ({"a": SCENES, "c": FEW}, {"c": SCENES, "a": FEW}, [SCENES, FEW]),
+    ],
+)
+def test_the_original_of_a_leak_is_named_as_its_evaluation_source_names_it(
+    bare_settings: Settings,
+    tmp_path: Path,
+    source: str | dict[str, str],
+    evaluation: str | dict[str, str],
+    shared: list[str],
+) -> None:
+    def leaks(**given: str | dict[str, str]) -> set[tuple[str, str]]:
+        """Ids of leaks and of what they leak from."""
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        truth = built(take_snapshot(SnapshotParams(**given), bare_settings), bare_settings, out).truth  # type: ignore[arg-type]
+        assert truth is not None
+        rows = truth.to_pylist()
+        evaluated = {row["name"]: row["id"] for row in rows if row["split"] == "eval"}
+        return {(row["id"], evaluated[row["original"]]) for row in rows if row["kind"] == "leak"}
+
+    alone = [leaks(source=one) for one in shared]
+    assert all(alone)
+    assert leaks(source=source, eval=evaluation) == set().union(*alone)
+
+
 def test_patterns_are_held_against_the_names_within_each_source(folder: Path, bare_settings: Settings) -> None:
     params = SnapshotParams(source={"a": str(folder), "b": str(folder / "dog")}, exclude=("dog/*", "3*"))
     lock = take_snapshot(params, bare_settings)
@@ -160,4 +192,4 @@ def test_what_went_from_one_source_is_kept_when_another_joins() -> None:
     after = lock_of({"a": "x", "b": "elsewhere", "c": "z"}, "a/1", "c/1")
     assert [one.name for one in removed_since(after, before).objects] == ["a/2"]
     alone = replace(before, train_uri="x")
-    assert removed_since(after, alone).objects == ()
+    assert [one.name for one in removed_since(after, alone).objects] == ["a/a/1", "a/a/2", "a/b/1", "a/b/2"]

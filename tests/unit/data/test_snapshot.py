@@ -8,6 +8,7 @@ from components.curation.embedding import EmbedParams
 from components.data.changes import Changes, removed_since
 from components.data.lock import Annotation, SourceLock, SourceObject, read_lock, same_lock, write_lock
 from components.data.snapshot import SnapshotParams, take_snapshot
+from components.data.sources import object_uri
 from components.errors import UserError
 from components.parameters import validate
 from components.settings import Settings
@@ -116,7 +117,7 @@ def test_an_empty_name_is_refused() -> None:
         validate(SnapshotParams, {"source": " "}, where="snapshot")
 
 
-def lock_of(*names: str, uri: str = "photos", digest: str = "sha256:0") -> SourceLock:
+def lock_of(*names: str, uri: str = "photos", digest: str = f"sha256:{0:064x}") -> SourceLock:
     return SourceLock(uri, objects=tuple(SourceObject("train", name, 1, digest) for name in names))
 
 
@@ -126,10 +127,10 @@ def names(objects: tuple[SourceObject, ...]) -> list[str]:
 
 def test_changes_are_told_by_name() -> None:
     before = lock_of("a", "b", "c")
-    after = replace(before, objects=(*lock_of("b", "d").objects, *lock_of("c", digest="sha256:1").objects))
+    after = replace(before, objects=(*lock_of("b", "d").objects, *lock_of("c", digest="etag:1").objects))
     found = Changes.between(before, after)
     assert (names(found.new), names(found.changed), names(found.removed)) == (["d"], ["c"], ["a"])
-    assert found.changed[0].digest == "sha256:1"
+    assert found.changed[0].digest == "etag:1"
 
 
 def test_another_label_is_a_change_and_survives_the_file(tmp_path: Path) -> None:
@@ -153,13 +154,13 @@ def test_an_annotation_that_no_snapshot_writes_is_named_by_line(tmp_path: Path, 
         read_lock(tmp_path / "source.lock")
 
 
-def test_removed_objects_add_up_until_they_are_back_or_the_source_is_another() -> None:
+def test_removed_objects_add_up_until_they_are_back() -> None:
     first, second = lock_of("a", "b", "c", "d"), lock_of("c", "d")
     removed = removed_since(second, first)
     assert names(removed.objects) == ["a", "b"]
     third = lock_of("b", "d")
-    assert names(removed_since(third, removed, second).objects) == ["a", "c"]
-    assert removed_since(lock_of("b", uri="elsewhere"), removed, second).objects == ()
+    assert names(removed_since(third, second, removed).objects) == ["a", "c"]
+    assert removed_since(lock_of("b", uri="elsewhere"), second).objects == ()
 
 
 def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: Settings) -> None:
@@ -184,6 +185,49 @@ def test_a_snapshot_tells_what_went_and_records_it(folder: Path, bare_settings: 
         == f"{folder}: 4 objects, 0 for evaluation (1 new, 0 changed, 0 removed)"
     )
     assert names(read_lock(record).objects) == ["cat/1.jpg", "dog/3.jpg", "dog/4.jpg"]
+
+
+def test_what_a_source_has_lost_stays_on_record_under_other_names_and_while_it_is_absent(
+    folder: Path, bare_settings: Settings
+) -> None:
+    """Alone, among several, under another name, left out, back again, and alone again."""
+    params = load_params(ROOT / "params.yaml").model_copy(update={"embed": EmbedParams(embedder="builtin")})
+    record, pets, cats = bare_settings.root / "data" / "source.removed", str(folder), str(folder / "cat")
+
+    def snapshot(source: str | dict[str, str]) -> tuple[str | None, dict[str, str]]:
+        taken = params.model_copy(update={"snapshot": SnapshotParams(source=source)})
+        told = refresh_locks(taken, bare_settings).source
+        lost = read_lock(record) if record.exists() else lock_of()
+        return told, {one.name: object_uri(lost.uri(one.role) or "", one.name) for one in lost.objects}
+
+    snapshot(pets)
+    (folder / "dog" / "3.jpg").unlink()
+    dog = f"{folder}/dog/3.jpg"
+    assert snapshot(pets)[1] == {"dog/3.jpg": dog}
+    told, lost = snapshot({"pets": pets, "cats": cats})
+    assert str(told).endswith("(3 new, 0 changed, 0 removed)")
+    assert lost == {"pets/dog/3.jpg": dog}
+    told, lost = snapshot({"animals": pets, "pets": cats})
+    assert str(told).endswith("(0 new, 0 changed, 0 removed)")
+    assert lost == {"animals/dog/3.jpg": dog}
+    assert snapshot({"animals": cats})[1] == {"animals-2/dog/3.jpg": dog}
+    assert snapshot(cats)[1] == {"animals-2/dog/3.jpg": dog}
+    (folder / "cat" / "1.jpg").unlink()
+    cat = f"{folder}/cat/1.jpg"
+    assert snapshot(cats)[1] == {"animals-2/dog/3.jpg": dog, "animals/1.jpg": cat}
+    assert snapshot({"animals": pets, "cats": cats})[1] == {"animals/dog/3.jpg": dog, "cats/1.jpg": cat}
+    (folder / "dog" / "3.jpg").write_bytes((folder / "dog" / "4.jpg").read_bytes())
+    assert snapshot(pets)[1] == {"cats/1.jpg": cat}
+    assert snapshot(cats)[1] == {"1.jpg": cat}
+
+
+def test_a_lost_evaluation_object_stays_on_record_where_there_is_no_evaluation_source_any_more(tmp_path: Path) -> None:
+    (one,) = lock_of("a").objects
+    before = replace(lock_of("b"), eval_uri="val", objects=(*lock_of("b").objects, replace(one, role="eval")))
+    lost = removed_since(replace(before, objects=lock_of("b").objects), before)
+    write_lock(removed_since(lock_of("b"), None, lost), tmp_path / "source.removed")
+    found = read_lock(tmp_path / "source.removed")
+    assert [(found.eval_uri, one.role, one.name) for one in found.objects] == [("val", "eval", "a")]
 
 
 def test_several_sources_are_told_by_name_and_each_is_looked_at(folder: Path, bare_settings: Settings) -> None:
