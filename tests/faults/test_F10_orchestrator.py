@@ -12,7 +12,7 @@ import miniature
 import psutil
 import pytest
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.timeout(240), pytest.mark.slow]
 
 # writes half of its out, starts a worker in a session of its own that writes for ever, and waits
 HANGS = """
@@ -123,7 +123,7 @@ def test_F10_sigkill_of_the_stage_ends_its_workers_and_the_run(running: Running)
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
 )
 def test_F10_stopping_lets_the_stage_write_its_checkpoint_and_leaves_nothing(
     running: Running, number: signal.Signals, code: int
