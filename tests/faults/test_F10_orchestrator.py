@@ -122,9 +122,7 @@ def test_F10_sigkill_of_the_stage_ends_its_workers_and_the_run(running: Running)
     running.assert_next_run_does_the_rest()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_F10_stopping_lets_the_stage_write_its_checkpoint_and_leaves_nothing(
     running: Running, number: signal.Signals, code: int
 ) -> None:
