@@ -117,15 +117,14 @@ def with_own_copies(name: str, precision: float, others: int) -> float:
     """
     if name != "cifar10" or precision == 1:
         return precision
-    planted = others * precision / (1 - precision)
-    return (planted + others * judged_same()) / (planted + others)
+    planted, judged = others * precision / (1 - precision), verdicts()
+    return (planted + others * judged.count("same") / len(judged)) / (planted + others)
 
 
-def judged_same() -> float:
-    """Share of CIFAR-10's own pairs that show the same photo."""
+def verdicts() -> list[str]:
+    """What somebody saw in pairs that CIFAR-10 holds of itself: `same`, `doubtful` or `other`."""
     with JUDGED.open(newline="") as file:
-        verdicts = [row["verdict"] for row in csv.DictReader(file)]
-    return verdicts.count("same") / len(verdicts)
+        return [row["verdict"] for row in csv.DictReader(file)]
 
 
 def curves(name: str, train: str) -> dict[str, Any]:

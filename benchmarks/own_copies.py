@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from benchmarks.curation_quality import JUDGED, SETS, InMemory, members
+from benchmarks.curation_quality import SETS, InMemory, members, verdicts
 from benchmarks.report import report
 from benchmarks.workbench import real_data
 from components.curation.candidates import Search, candidate_pairs
@@ -44,17 +44,16 @@ def main() -> None:
     if "--sheet" in sys.argv:
         draw(Path(sys.argv[sys.argv.index("--sheet") + 1]))
         return
-    with JUDGED.open(newline="") as file:
-        verdicts = [row["verdict"] for row in csv.DictReader(file)]
-    counts = {verdict: verdicts.count(verdict) for verdict in ("same", "doubtful", "other")}
-    low, high = wilson(counts["same"], len(verdicts))
+    judged = verdicts()
+    counts = {verdict: judged.count(verdict) for verdict in ("same", "doubtful", "other")}
+    low, high = wilson(counts["same"], len(judged))
     report(
         "own copies",
         "share of the pairs accepted in CIFAR-10 as it is that show the same photo, judged by eye",
-        ratio=counts["same"] / len(verdicts),
+        ratio=counts["same"] / len(judged),
         bound=f">= {BOUND}",
-        holds=counts["same"] / len(verdicts) >= BOUND,
-        figures={"judged": len(verdicts), **counts, "interval": [round(low, 3), round(high, 3)]},
+        holds=counts["same"] / len(judged) >= BOUND,
+        figures={"judged": len(judged), **counts, "interval": [round(low, 3), round(high, 3)]},
         name="own_copies",
     )
 

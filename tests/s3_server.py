@@ -4,7 +4,9 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -23,6 +25,17 @@ def s3_server() -> Iterator[str]:
     finally:
         urllib.request.urlopen(urllib.request.Request(f"{url}/moto-api/reset", method="POST"), timeout=30).close()
         server.stop()
+
+
+@contextmanager
+def filling_client(url: str) -> Iterator[Any]:
+    """A client that fills buckets of the server, with an account of its own."""
+    secrets = {"aws_access_key_id": "filling", "aws_secret_access_key": "filling", "region_name": "us-east-1"}
+    client = boto3.client("s3", endpoint_url=url, **secrets)
+    try:
+        yield client
+    finally:
+        client.close()
 
 
 def own_account(monkeypatch: pytest.MonkeyPatch, folder: Path, *, secret: str = "not-to-be-shown") -> None:

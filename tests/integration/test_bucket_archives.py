@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-import boto3
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +16,7 @@ import pytest
 from boto3.s3.transfer import TransferConfig
 from failing_line import Line, failing_line
 from PIL import Image
-from s3_server import own_account, s3_server
+from s3_server import filling_client, own_account, s3_server
 
 from components.data.ingest import IngestParams, build_manifest
 from components.data.ingest_cache import KeptShards
@@ -54,10 +53,8 @@ def server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def s3(server: str) -> Iterator[Any]:
-    secrets = {"aws_access_key_id": "filling", "aws_secret_access_key": "filling", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=server, **secrets)
-    yield client
-    client.close()
+    with filling_client(server) as client:
+        yield client
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.request import Request, urlopen
 
-import boto3
 import numpy as np
 import pytest
 from PIL import Image
-from s3_server import own_account, s3_server
+from s3_server import filling_client, own_account, s3_server
 
 from components.data.ingest import IngestParams, build_manifest
 from components.data.lock import SourceLock
@@ -52,10 +51,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def s3(server: str) -> Iterator[Any]:
-    secrets = {"aws_access_key_id": "filling", "aws_secret_access_key": "filling", "region_name": "us-east-1"}
-    client = boto3.client("s3", endpoint_url=server, **secrets)
-    yield client
-    client.close()
+    with filling_client(server) as client:
+        yield client
 
 
 @pytest.fixture

@@ -13,9 +13,8 @@ from components.data.scenes.layout import EVAL, TRAIN
 from components.data.scenes.plan import Entry, entries
 from components.data.scenes.render import Scene
 from components.data.scenes.spec import VERSION, ScenesSpec
+from components.data.sources.protocol import CHANGED
 from components.errors import UserError
-
-REMEDY = "take a new snapshot with `selfsight snapshot`"
 
 
 class ScenesSource:
@@ -53,7 +52,7 @@ class ScenesSource:
         """
         one = self._entry(name)
         if digest is not None and digest != recipe_digest(self.spec, one):
-            raise UserError(f"{self.uri}: '{name}' is no longer what was locked", remedy=REMEDY)
+            raise UserError(f"{self.uri}: '{name}' is no longer what was locked", remedy=CHANGED)
         return content(self.spec, one)
 
     def annotation(self, name: str) -> Annotation:
@@ -77,7 +76,7 @@ class ScenesSource:
         try:
             return self._entries[name]
         except KeyError:
-            raise UserError(f"{self.uri} has no {self.role} file '{name}'", remedy=REMEDY) from None
+            raise UserError(f"{self.uri} has no {self.role} file '{name}'", remedy=CHANGED) from None
 
 
 def recipe_digest(spec: ScenesSpec, one: Entry) -> str:

@@ -12,6 +12,7 @@ from components.data.lock import Annotation, Role, SourceObject
 from components.data.sources.digests import CHUNK, ETAG
 from components.data.sources.kinds import found_instead
 from components.data.sources.patterns import MAGIC
+from components.data.sources.protocol import CHANGED
 from components.data.sources.selection import Selection, Tally, annotate
 from components.errors import UserError
 from components.s3 import ATTEMPTS, READ_SECONDS, S3Address, error_code, md5_of, s3_client, s3_errors_explained
@@ -26,7 +27,6 @@ BACKOFF_SECONDS = 0.2
 """Pause after the first body that was cut short; each further one is twice as long."""
 PAGE = 1000
 """Objects asked for in one listing request."""
-CHANGED = "take a new snapshot with `selfsight snapshot`"
 _GONE = {"NoSuchKey", "404", "PreconditionFailed", "412"}
 
 

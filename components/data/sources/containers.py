@@ -10,10 +10,10 @@ from typing import Any, Protocol
 from components.data.lock import Annotation, Role, SourceObject
 from components.data.sources.files import File
 from components.data.sources.listings import ListingCache, Member
+from components.data.sources.protocol import CHANGED
 from components.data.sources.selection import Selection, Tally, annotate
 from components.errors import UserError
 
-CHANGED = "take a new snapshot with `selfsight snapshot`"
 OPEN_FILES = 4
 """Files that one process keeps open: objects are read in the order of their names."""
 

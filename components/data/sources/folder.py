@@ -7,12 +7,12 @@ from pathlib import Path
 
 from components.data.lock import Annotation, Role, SourceObject
 from components.data.sources.digests import DigestCache, Stamp, digest_of, digest_of_path
+from components.data.sources.protocol import CHANGED
 from components.data.sources.selection import Selection, annotate, safe_name
 from components.errors import UserError
 
 VANISHED = ""
 """Digest of a file that is not there any more when it is to be hashed."""
-CHANGED = "take a new snapshot with `selfsight snapshot`"
 
 
 class FolderSource:

@@ -7,6 +7,9 @@ import pyarrow as pa
 
 from components.data.lock import Annotation, SourceObject
 
+CHANGED = "take a new snapshot with `selfsight snapshot`"
+"""What to do where a source is no longer what its snapshot says."""
+
 
 class Source(Protocol):
     """A place where images are; one of its roles. Picklable, so that worker processes can read from it."""

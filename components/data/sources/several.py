@@ -6,10 +6,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.data.lock import Annotation, SourceObject
-from components.data.sources.protocol import Source
+from components.data.sources.protocol import CHANGED, Source
 from components.errors import UserError
 
-CHANGED = "take a new snapshot with `selfsight snapshot`"
 _NAMES = ("name", "original")
 """Columns of the ground truth that name objects."""
 

@@ -11,12 +11,12 @@ from components.data.lock import Annotation, Role, SourceObject
 from components.data.sources.digests import digest_of
 from components.data.sources.https import SCHEME, Fetcher, FetchError, checked_parts
 from components.data.sources.listings import in_threads
+from components.data.sources.protocol import CHANGED
 from components.data.sources.selection import Selection, Tally
 from components.data.sources.web_cache import Kept, WebCache
 from components.errors import UserError
 
 _log = logging.getLogger(__name__)
-CHANGED = "take a new snapshot with `selfsight snapshot`"
 FETCHES = 16
 """Addresses asked at a time."""
 EXAMPLES = 3
